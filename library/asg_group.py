@@ -1,0 +1,374 @@
+#!/usr/bin/python
+"""Ansible module: make auto scaling groups as their documents say, all of them or none."""
+
+from __future__ import annotations
+
+# ruff: noqa: E402  Ansible wants the documentation before the imports
+
+DOCUMENTATION = r"""
+---
+module: asg_group
+short_description: Apply or delete auto scaling groups of ControllerASG
+description:
+  - Sends the documents of one group or of many to the controller, which validates all of them first and stores all of
+    them in one transaction, or none.
+  - The documents carry no desired capacity. It belongs to the controller, so applying a document never lowers a group
+    that is scaled out.
+  - A changed launch parameter replaces no instance. RV(groups[].outdated_instance_ids) names those that differ now.
+  - Check mode asks the controller to validate, by the same call, and shows what would change.
+author: ControllerASG's founders (@controller-asg)
+options:
+  name:
+    description: The group, when there is one.
+    type: str
+    aliases: [group_name]
+  spec:
+    description:
+      - The document of the group O(name), with the keys of the reference page C(groups).
+      - Keys that are left out get their default, they don't keep their former value.
+    type: dict
+  groups:
+    description:
+      - Documents of several groups by the groups' names, applied in one transaction.
+      - Groups of the controller that are not named here are left as they are, with a warning.
+    type: dict
+  defaults:
+    description:
+      - Laid beneath each document. Mappings are merged key by key; all else of the document replaces the default.
+      - C(launch.image) is taken whole from the document or from here, for an image is named by one key only.
+    type: dict
+    default: {}
+  state:
+    description:
+      - V(present) applies the documents.
+      - V(absent) deletes the group O(name).
+    type: str
+    choices: [present, absent]
+    default: present
+  force:
+    description:
+      - With O(state=absent), terminate the group's instances.
+      - Without it a group that has instances is not deleted.
+    type: bool
+    default: false
+  source:
+    description: The file the documents come from. Messages name it.
+    type: str
+    default: ""
+  wait:
+    description:
+      - With O(state=present), wait until C(min_size) instances of each group that was named are C(InService).
+      - With O(state=absent), wait until the controller no longer knows the group.
+      - The wait ends at once with the last activity's cause when no instance can come, not at the time limit.
+    type: bool
+    default: false
+  wait_timeout:
+    description: The longest wait, in seconds.
+    type: int
+    default: 300
+extends_documentation_fragment: controller_asg
+attributes:
+  check_mode:
+    description: Can run in check mode and return what would change.
+    support: full
+  diff_mode:
+    description: Returns the documents before and after, as YAML in the shape of group_vars.
+    support: full
+  platform:
+    description: The controller's machine.
+    platforms: posix
+    support: full
+seealso:
+  - module: asg_group_info
+  - module: asg_instance
+"""
+
+EXAMPLES = r"""
+- name: Apply every group of group_vars
+  asg_group:
+    groups: "{{ asg_groups }}"
+    source: group_vars/all/groups.yml
+    wait: true
+
+- name: One group that holds its load at 60 %
+  asg_group:
+    name: web
+    spec:
+      min_size: 2
+      max_size: 10
+      launch:
+        image:
+          name: controller-asg-agent-*
+      policies:
+        - type: target_tracking
+          metric: cpu_percent
+          target: 60
+
+- name: Delete a group, with its instances
+  asg_group:
+    name: web
+    state: absent
+    force: true
+    wait: true
+"""
+
+RETURN = r"""
+groups:
+  description: What was done, or would be done, with each group, in the documents' order.
+  returned: success, when O(state=present)
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The group.
+      type: str
+      sample: web
+    changed:
+      description: Whether its document changed.
+      type: bool
+    version:
+      description: Counts up with each change of the document.
+      type: int
+      sample: 3
+    before:
+      description: The former document with all defaults; empty when there was none.
+      type: dict
+    after:
+      description: The document with all defaults.
+      type: dict
+    outdated_instance_ids:
+      description: Instances whose launch parameters differ from the document's now.
+      type: list
+      elements: str
+      sample: [i-0123456789abcdef0]
+    desired_capacity:
+      description: The size the controller wants.
+      type: int
+      returned: when O(wait=true) and not in check mode
+    instance_counts:
+      description: Instances by lifecycle state.
+      type: dict
+      returned: when O(wait=true) and not in check mode
+      sample: {InService: 2}
+errors:
+  description: Every fault of the documents.
+  returned: failure
+  type: list
+  elements: dict
+  contains:
+    where:
+      description: File and key.
+      type: str
+      sample: "group_vars/all/groups.yml: asg_groups.web.max_size"
+    what:
+      description: What is wrong.
+      type: str
+      sample: 2 is below min_size 4
+    mend:
+      description: What to do.
+      type: str
+      sample: raise it to 4 or more, or lower min_size
+"""
+
+import json
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.controller_asg import (
+    CONNECTION_ARGUMENTS,
+    Controller,
+    admin_pb2,
+    as_group_vars,
+    controller_of,
+    fault_dict,
+    fault_line,
+)
+from ansible.module_utils.group_documents import complete
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "aliases": ["group_name"]},
+    "spec": {"type": "dict"},
+    "groups": {"type": "dict"},
+    "defaults": {"type": "dict", "default": {}},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "force": {"type": "bool", "default": False},
+    "source": {"type": "str", "default": ""},
+    "wait": {"type": "bool", "default": False},
+    "wait_timeout": {"type": "int", "default": 300},
+    **CONNECTION_ARGUMENTS,
+}
+POLL_SECONDS = 0.5
+# A launch that failed may go well in another zone; one that fails again and again for so long will not by waiting.
+FAILING_SECONDS = 20.0
+
+
+class WaitError(Exception):
+    """The wait is over without what it waited for; `errors` says why, as a module returns it."""
+
+    def __init__(self, errors: list[dict[str, str]]) -> None:
+        super().__init__("\n".join(map(fault_line, errors)))
+        self.errors = errors
+
+
+def main() -> None:
+    """Apply or delete; in check mode only ask the controller what it would do."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENTS,
+        supports_check_mode=True,
+        mutually_exclusive=[("name", "groups")],
+        required_one_of=[("name", "groups")],
+        required_by={"spec": "name"},
+    )
+    absent = module.params["state"] == "absent"
+    if absent and module.params["name"] is None:
+        module.fail_json(msg="state=absent wants a name")
+    if not absent and module.params["name"] is not None and module.params["spec"] is None:
+        module.fail_json(msg="state=present with a name wants its spec")
+    with controller_of(module) as controller:
+        try:
+            result = delete(module, controller) if absent else apply(module, controller)
+        except WaitError as error:
+            module.fail_json(msg=str(error), errors=error.errors)
+    module.exit_json(**result)
+
+
+def apply(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
+    """Apply the documents, wait when asked to, and return the module's result."""
+    name = module.params["name"]
+    documents = {name: module.params["spec"]} if name is not None else module.params["groups"]
+    documents = complete(module.params["defaults"], documents)
+    answer = controller.ApplyGroups(
+        admin_pb2.ApplyGroupsRequest(
+            documents=[
+                admin_pb2.GroupDocument(name=each, document_json=json.dumps(document))
+                for each, document in documents.items()
+            ],
+            validate_only=module.check_mode,
+            source=module.params["source"],
+        )
+    )
+    for warning in answer.warnings:
+        module.warn(fault_line(fault_dict(warning)))
+    groups = [
+        {
+            "name": each.name,
+            "changed": each.changed,
+            "version": each.version,
+            "before": json.loads(each.before_json or "{}"),
+            "after": json.loads(each.after_json or "{}"),
+            "outdated_instance_ids": list(each.outdated_instance_ids),
+        }
+        for each in answer.groups
+    ]
+    if name is None:
+        warn_of_others(module, controller, set(documents))
+    if module.params["wait"] and not module.check_mode:
+        seen = wait_for_service(controller, list(documents), module.params["wait_timeout"])
+        for each in groups:
+            each["desired_capacity"] = seen[each["name"]].desired_capacity
+            each["instance_counts"] = dict(seen[each["name"]].instance_counts)
+    return {
+        "changed": any(each["changed"] for each in groups),
+        "groups": groups,
+        "diff": {
+            "before": as_group_vars({each["name"]: each["before"] for each in groups if each["before"]}),
+            "after": as_group_vars({each["name"]: each["after"] for each in groups}),
+            "before_header": "the controller's groups",
+            "after_header": module.params["source"] or "the documents",
+        },
+    }
+
+
+def warn_of_others(module: AnsibleModule, controller: Controller, documents: set[str]) -> None:
+    """A group that was taken out of the file goes on living; its operator should know."""
+    known = {group.name for group in controller.ListGroups(admin_pb2.ListGroupsRequest()).groups}
+    for name in sorted(known - documents):
+        module.warn(
+            f"the controller also holds the group {name}, which stands in no document; "
+            "delete it with asg_group state=absent when it shall go"
+        )
+
+
+def delete(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
+    """Delete the group, wait when asked to, and return the module's result."""
+    name = module.params["name"]
+    documents = {
+        group.name: json.loads(group.document_json or "{}")
+        for group in controller.ListGroups(admin_pb2.ListGroupsRequest()).groups
+        if group.name == name
+    }
+    answer = controller.DeleteGroup(
+        admin_pb2.DeleteGroupRequest(name=name, force=module.params["force"], validate_only=module.check_mode)
+    )
+    if module.params["wait"] and not module.check_mode:
+        wait_for_absence(controller, name, module.params["wait_timeout"])
+    return {
+        "changed": answer.changed,
+        "diff": {"before": as_group_vars(documents), "after": ""},
+    }
+
+
+def wait_for_service(controller: Controller, names: list[str], seconds: int) -> dict[str, Any]:
+    """The groups by name once min_size instances of each are InService. Raises WaitError."""
+    deadline = time.monotonic() + seconds
+    failing_since: dict[str, float] = {}
+    while True:
+        groups = {group.name: group for group in controller.ListGroups(admin_pb2.ListGroupsRequest()).groups}
+        missing = {
+            name: groups[name]
+            for name in names
+            if name in groups and groups[name].instance_counts.get("InService", 0) < groups[name].min_size
+        }
+        if not missing:
+            return groups
+        now = time.monotonic()
+        for name, group in missing.items():
+            if any(condition.kind == "LaunchesFailing" for condition in group.conditions):
+                failing_since.setdefault(name, now)
+            else:
+                failing_since.pop(name, None)
+        lost = [name for name, since in failing_since.items() if now - since >= FAILING_SECONDS]
+        if lost or now >= deadline:
+            raise WaitError(
+                [why_not(controller, missing[name], now >= deadline) for name in (lost or list(missing))]
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def why_not(controller: Controller, group: Any, timed_out: bool) -> dict[str, str]:
+    """Why a group has not its min_size in service: its counts, its conditions and the last failed activity."""
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(group.instance_counts.items()))
+    reasons = [f"{condition.kind}: {condition.message}" for condition in group.conditions]
+    activities = controller.ListActivities(
+        admin_pb2.ListActivitiesRequest(group=group.name, limit=10)
+    ).activities
+    failed = next((each for each in activities if each.status == "Failed"), None)
+    if failed is not None:
+        reasons.append(f"last failed activity, {failed.cause}: {failed.status_message}")
+    elif group.last_decision:
+        reasons.append(f"last decision: {group.last_decision}")
+    late = "within the time given" if timed_out else "and its launches fail"
+    return {
+        "where": f"asg_groups.{group.name}",
+        "what": f"has {counts or 'no instance'}, min_size is {group.min_size} {late}"
+        + "".join(f"; {reason}" for reason in reasons),
+        "mend": f"ask `controller-asg why {group.name}` on the controller",
+    }
+
+
+def wait_for_absence(controller: Controller, name: str, seconds: int) -> None:
+    """Return once the controller no longer knows the group. Raises WaitError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        groups = controller.ListGroups(admin_pb2.ListGroupsRequest()).groups
+        left = next((group for group in groups if group.name == name), None)
+        if left is None:
+            return
+        if time.monotonic() >= deadline:
+            raise WaitError([why_not(controller, left, timed_out=True)])
+        time.sleep(POLL_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""How the modules reach the controller's AdminService, and how its answers become results.
+
+The modules run on the controller's machine with the interpreter of its own environment
+(`ansible_python_interpreter: /opt/controller-asg/bin/python`), for grpc and the generated package `asg` are there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+IMPORT_ERROR: str | None = None
+try:
+    import grpc
+    import yaml
+
+    from asg.admin.v1 import admin_pb2, admin_pb2_grpc
+except ImportError:
+    IMPORT_ERROR = traceback.format_exc()  # `controller_of` says so before anything here is used
+    admin_pb2 = None
+
+DEFAULT_ADDRESS = "unix:///run/controller-asg/admin.sock"
+FAULTS_KEY = "asg-faults-bin"
+# The options that every module of the controller has; module_utils/doc_fragments/controller_asg.py describes them.
+CONNECTION_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "address": {"type": "str"},
+    "timeout": {"type": "float", "default": 30.0},
+}
+
+
+class Controller:
+    """The AdminService with one deadline for all calls. Raises grpc.RpcError."""
+
+    def __init__(self, channel: Any, timeout: float) -> None:
+        self._stub = admin_pb2_grpc.AdminServiceStub(channel)
+        self._timeout = timeout
+
+    def __getattr__(self, name: str) -> Any:
+        """A call by its name in admin.proto, for example `controller.ListGroups(request)`."""
+        method = getattr(self._stub, name)
+        return lambda request: method(request, timeout=self._timeout)
+
+
+def open_channel(address: str) -> Any:
+    """A channel to the controller. The one place that decides how it is secured: a Unix socket or loopback is not."""
+    return grpc.insecure_channel(address)
+
+
+@contextmanager
+def controller_of(module: AnsibleModule) -> Iterator[Controller]:
+    """The controller that the module's options name. Within the block a failed call ends the module with its faults."""
+    if IMPORT_ERROR is not None:
+        module.fail_json(
+            msg=missing_required_lib("grpcio and controller-asg")
+            + " Run the module on the controller's machine with /opt/controller-asg/bin/python.",
+            exception=IMPORT_ERROR,
+        )
+    address = module.params["address"] or os.environ.get("CONTROLLER_ASG_ADDRESS") or DEFAULT_ADDRESS
+    with open_channel(address) as channel:
+        try:
+            yield Controller(channel, module.params["timeout"])
+        except grpc.RpcError as error:
+            module.fail_json(**failure(error, address))
+
+
+def failure(error: Any, address: str) -> dict[str, Any]:
+    """What a module fails with: `msg` for people, `errors` with where, what and mend of each fault for programs."""
+    errors = faults_in(error)
+    if not errors and error.code() is grpc.StatusCode.UNAVAILABLE:
+        errors = [
+            {
+                "where": address,
+                "what": "the controller does not answer",
+                "mend": "look at `systemctl status controller-asg` on its machine",
+            }
+        ]
+    if not errors:
+        errors = [{"where": error.code().name, "what": error.details() or "no details", "mend": ""}]
+    return {"msg": "\n".join(map(fault_line, errors)), "errors": errors}
+
+
+def faults_in(error: Any) -> list[dict[str, str]]:
+    """The faults of the trailing metadata; empty when the error carries none."""
+    for key, value in error.trailing_metadata() or ():
+        if key == FAULTS_KEY:
+            return [fault_dict(fault) for fault in admin_pb2.Faults.FromString(value).faults]
+    return []
+
+
+def fault_dict(fault: Any) -> dict[str, str]:
+    """A fault (a message of the wire, or the model's) as a module returns it."""
+    return {"where": fault.where, "what": fault.what, "mend": fault.mend}
+
+
+def fault_line(fault: Mapping[str, str]) -> str:
+    """A fault as a sentence: where, what is wrong, the mend."""
+    return f"{fault['where']}: {fault['what']}" + (f"; {fault['mend']}" if fault["mend"] else "")
+
+
+def time_of(timestamp: Any, present: bool) -> str | None:
+    """A wire's timestamp in ISO 8601 (UTC); None when it is not set."""
+    return timestamp.ToJsonString() if present else None
+
+
+def group_result(group: Any) -> dict[str, Any]:
+    """A group as asg_group_info returns it."""
+    return {
+        "name": group.name,
+        "version": group.version,
+        "launch_version": group.launch_version,
+        "spec": json.loads(group.document_json or "{}"),
+        "min_size": group.min_size,
+        "max_size": group.max_size,
+        "desired_capacity": group.desired_capacity,
+        "instance_counts": dict(sorted(group.instance_counts.items())),
+        "conditions": [
+            {"kind": each.kind, "message": each.message, "since": time_of(each.since, each.HasField("since"))}
+            for each in group.conditions
+        ],
+        "outdated_instance_ids": sorted(group.outdated_instance_ids),
+        "last_decision": group.last_decision,
+        "last_decision_at": time_of(group.last_decision_at, group.HasField("last_decision_at")),
+    }
+
+
+def instance_result(instance: Any) -> dict[str, Any]:
+    """An instance as asg_group_info and asg_instance return it."""
+    silent = instance.silent_seconds if instance.HasField("silent_seconds") else None
+    return {
+        "instance_id": instance.instance_id,
+        "group": instance.group,
+        "lifecycle_state": instance.lifecycle_state,
+        "health": instance.health,
+        "health_reason": instance.health_reason,
+        "zone": instance.zone,
+        "instance_type": instance.instance_type,
+        "private_ip": instance.private_ip,
+        "launch_version": instance.launch_version,
+        "outdated": instance.outdated,
+        "protected_from_scale_in": instance.protected_from_scale_in,
+        "launched_at": time_of(instance.launched_at, instance.HasField("launched_at")),
+        "in_service_at": time_of(instance.in_service_at, instance.HasField("in_service_at")),
+        "metrics": dict(sorted(instance.metrics.items())),
+        "silent_seconds": silent,
+        "ec2_state": instance.ec2_state,
+        "activity_id": instance.activity_id,
+    }
+
+
+def activity_result(activity: Any) -> dict[str, Any]:
+    """A scaling activity as asg_activity_info returns it."""
+    return {
+        "activity_id": activity.activity_id,
+        "group": activity.group,
+        "kind": activity.kind,
+        "status": activity.status,
+        "cause": activity.cause,
+        "status_message": activity.status_message,
+        "instance_count": activity.instance_count,
+        "instance_ids": list(activity.instance_ids),
+        "started_at": time_of(activity.started_at, activity.HasField("started_at")),
+        "ended_at": time_of(activity.ended_at, activity.HasField("ended_at")),
+        "decision_id": activity.decision_id,
+        "details": activity.details,
+    }
+
+
+def decision_result(decision: Any) -> dict[str, Any]:
+    """A decision as asg_activity_info returns it."""
+    return {
+        "decision_id": decision.decision_id,
+        "group": decision.group,
+        "first_at": time_of(decision.first_at, decision.HasField("first_at")),
+        "last_at": time_of(decision.last_at, decision.HasField("last_at")),
+        "count": decision.count,
+        "desired_before": decision.desired_before,
+        "desired_after": decision.desired_after,
+        "votes": [
+            {
+                "policy": vote.policy,
+                "capacity": vote.capacity if vote.HasField("capacity") else None,
+                "reason": vote.reason,
+            }
+            for vote in decision.votes
+        ],
+        "steps": [
+            {"name": step.name, "before": step.before, "after": step.after, "reason": step.reason}
+            for step in decision.steps
+        ],
+        "actions": list(decision.actions),
+        "summary": decision.summary,
+    }
+
+
+def as_group_vars(documents: Mapping[str, Any]) -> str:
+    """Groups' documents as they stand in group_vars, for a diff that people read; empty without documents."""
+    return yaml.safe_dump({"asg_groups": dict(documents)}, sort_keys=False) if documents else ""

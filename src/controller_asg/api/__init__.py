@@ -1,0 +1,1 @@
+"""The doors: gRPC servicers, HTTP API, and the identity of whoever knocks."""

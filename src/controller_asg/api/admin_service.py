@@ -1,0 +1,336 @@
+"""The admin service: what modules, CLI and HTTP ask of the controller, on a Unix socket and on loopback.
+
+It asks for no credentials. What protects it is who can reach it: the socket's mode and group, and `admin_listen`, which
+is refused for any address but loopback.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from asg.admin.v1 import admin_pb2 as pb
+from asg.admin.v1 import admin_pb2_grpc
+from controller_asg.api.messages import (
+    activity_message,
+    applied_message,
+    decision_message,
+    fault_message,
+    group_message,
+    instance_message,
+    timestamp,
+)
+from controller_asg.api.status_codes import BUG, codes_of, faults_in
+from controller_asg.engine.controller import Controller
+from controller_asg.model.errors import AsgError, Fault, SpecError
+
+log = structlog.get_logger()
+
+FAULTS_KEY = "asg-faults-bin"
+# A client drops answers whose metadata is over 8 KiB (gRPC's default soft limit), and the message counts with it.
+FAULTS_LIMIT_BYTES = 5_000
+DETAILS_LIMIT_CHARACTERS = 400
+LIST_LIMIT = 1_000  # entries an answer
+SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
+SOCKET_MODE = 0o660
+
+Context = grpc.aio.ServicerContext[Any, Any] | Any
+
+
+class Daemon(Protocol):
+    """What the daemon around the controller knows and can do."""
+
+    version: str
+    settings_fault: str  # why the last reload was refused; empty when it was not
+
+    def public_settings(self) -> Mapping[str, str]:
+        """What is in force, without secrets."""
+
+    async def reload(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(settings in force now, settings that want a restart). Raises SpecError, and then nothing changed."""
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """Each method: message in, one question or order to the controller, message out."""
+
+    def __init__(self, controller: Controller, daemon: Daemon) -> None:
+        self._controller = controller
+        self._daemon = daemon
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        async with answering(context):
+            status = self._controller.status()
+            return pb.GetStatusResponse(
+                version=self._daemon.version,
+                started_at=timestamp(status.started_at),
+                epoch=status.epoch,
+                summary=status.summary,
+                settings_fault=self._daemon.settings_fault,
+                cloud_fault=status.cloud_fault,
+                store_fault=status.store_fault,
+                settings=self._daemon.public_settings(),
+            )
+
+    async def ApplyGroups(self, request: pb.ApplyGroupsRequest, context: Context) -> pb.ApplyGroupsResponse:
+        async with answering(context):
+            applied, warnings = await self._controller.apply_groups(
+                _documents(request), request.validate_only, request.source
+            )
+            return pb.ApplyGroupsResponse(
+                groups=map(applied_message, applied), warnings=map(fault_message, warnings)
+            )
+
+    async def DeleteGroup(self, request: pb.DeleteGroupRequest, context: Context) -> pb.DeleteGroupResponse:
+        async with answering(context):
+            _need(request.name, "name")
+            changed = await self._controller.delete_group(request.name, request.force, request.validate_only)
+            return pb.DeleteGroupResponse(changed=changed)
+
+    async def ListGroups(self, request: pb.ListGroupsRequest, context: Context) -> pb.ListGroupsResponse:
+        async with answering(context):
+            return pb.ListGroupsResponse(groups=map(group_message, self._controller.groups(request.name)))
+
+    async def ListInstances(
+        self, request: pb.ListInstancesRequest, context: Context
+    ) -> pb.ListInstancesResponse:
+        async with answering(context):
+            found = self._controller.instances(request.group)
+            return pb.ListInstancesResponse(instances=map(instance_message, found))
+
+    async def ListActivities(
+        self, request: pb.ListActivitiesRequest, context: Context
+    ) -> pb.ListActivitiesResponse:
+        async with answering(context):
+            limit = min(request.limit or 50, LIST_LIMIT)
+            found = await self._controller.activities(request.group, limit, request.open_only)
+            return pb.ListActivitiesResponse(activities=map(activity_message, found))
+
+    async def ListDecisions(
+        self, request: pb.ListDecisionsRequest, context: Context
+    ) -> pb.ListDecisionsResponse:
+        async with answering(context):
+            _need(request.group, "group")
+            found = await self._controller.decisions(request.group, min(request.limit or 20, LIST_LIMIT))
+            return pb.ListDecisionsResponse(decisions=map(decision_message, found))
+
+    async def SetDesiredCapacity(
+        self, request: pb.SetDesiredCapacityRequest, context: Context
+    ) -> pb.SetDesiredCapacityResponse:
+        async with answering(context):
+            _need(request.group, "group")
+            before, after = await self._controller.set_desired_capacity(
+                request.group, request.desired_capacity, _actor(request.actor)
+            )
+            return pb.SetDesiredCapacityResponse(before=before, after=after)
+
+    async def LaunchInstances(
+        self, request: pb.LaunchInstancesRequest, context: Context
+    ) -> pb.LaunchInstancesResponse:
+        async with answering(context):
+            _need(request.group, "group")
+            desired = await self._controller.launch_instances(
+                request.group, request.count or 1, _actor(request.actor)
+            )
+            return pb.LaunchInstancesResponse(desired_capacity=desired)
+
+    async def TerminateInstance(
+        self, request: pb.TerminateInstanceRequest, context: Context
+    ) -> pb.TerminateInstanceResponse:
+        async with answering(context):
+            _need(request.instance_id, "instance_id")
+            group, desired, changed = await self._controller.terminate_instance(
+                request.instance_id, request.should_decrement_desired_capacity, _actor(request.actor)
+            )
+            return pb.TerminateInstanceResponse(group=group, desired_capacity=desired, changed=changed)
+
+    async def SetInstanceProtection(
+        self, request: pb.SetInstanceProtectionRequest, context: Context
+    ) -> pb.SetInstanceProtectionResponse:
+        async with answering(context):
+            _need(request.instance_ids, "instance_ids")
+            changed = await self._controller.protect_instances(
+                tuple(dict.fromkeys(request.instance_ids)),
+                request.protected_from_scale_in,
+                _actor(request.actor),
+                request.validate_only,
+            )
+            return pb.SetInstanceProtectionResponse(changed_instance_ids=changed)
+
+    async def SetInstanceHealth(
+        self, request: pb.SetInstanceHealthRequest, context: Context
+    ) -> pb.SetInstanceHealthResponse:
+        async with answering(context):
+            changed = await self._controller.set_instance_health(
+                request.instance_id, request.healthy, _actor(request.actor)
+            )
+            return pb.SetInstanceHealthResponse(changed=changed)
+
+    async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> pb.DiagnoseResponse:
+        async with answering(context):
+            findings = list(self._controller.findings())
+            if self._daemon.settings_fault:
+                findings.append(
+                    Fault("settings", self._daemon.settings_fault, "mend the file, then systemctl reload")
+                )
+            return pb.DiagnoseResponse(
+                findings=[pb.Fault(where=f.where, what=f.what, mend=f.mend) for f in findings]
+            )
+
+    async def Reload(self, request: pb.ReloadRequest, context: Context) -> pb.ReloadResponse:
+        async with answering(context):
+            changed, needs_restart = await self._daemon.reload()
+            return pb.ReloadResponse(changed=changed, needs_restart=needs_restart)
+
+
+@dataclass(slots=True)
+class AdminServer:
+    """The service, health and reflection, on every address it was told to listen at."""
+
+    server: grpc.aio.Server
+    health: health.HealthServicer
+    socket: Path | None = None
+    ports: list[int] = field(default_factory=list)  # the TCP ports bound, also where ":0" was asked for
+
+    def listen(self, socket: Path | None, address: str) -> None:
+        """Bind before `server.start()`. Raises SpecError where a place is taken; an empty address is left out."""
+        if socket is not None:
+            # gRPC makes the socket by the process's umask; it must never be open to others, not even for a moment.
+            umask = os.umask(0o777 & ~SOCKET_MODE)
+            try:
+                self._bind(f"unix:{socket}", "admin_socket")
+            finally:
+                os.umask(umask)
+            self.socket = socket
+            _give_to_group_of_folder(socket)
+        if address:
+            self.ports.append(self._bind(address, "admin_listen"))
+
+    def _bind(self, address: str, setting: str) -> int:
+        try:
+            return self.server.add_insecure_port(address)
+        except RuntimeError as error:
+            fault = Fault(
+                setting, f"{address} can't be listened at", "see what holds it, and that it may be bound"
+            )
+            raise SpecError((fault,)) from error
+
+    async def set_serving(self, serving: bool) -> None:
+        """What health says of the whole server and of the service."""
+        state = health_pb2.HealthCheckResponse.SERVING
+        if not serving:
+            state = health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            await self.health.set(name, state)
+
+    async def stop(self, grace_seconds: float) -> None:
+        await self.server.stop(grace_seconds)
+        if self.socket is not None:
+            self.socket.unlink(missing_ok=True)
+
+
+def build_admin_server(controller: Controller, daemon: Daemon) -> AdminServer:
+    """Not yet bound, and NOT_SERVING by health until `set_serving`."""
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(controller, daemon), server)
+    servicer = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    return AdminServer(server, servicer)
+
+
+@contextlib.asynccontextmanager
+async def answering(context: Context) -> AsyncIterator[None]:
+    """Within the block an error of the model ends the call with its code and faults; any other is a bug of ours."""
+    try:
+        yield
+    except AsgError as error:
+        code, _ = codes_of(error)
+        await _abort(context, code, faults_in(error))
+    except Exception as error:
+        log.exception("call_failed")
+        await _abort(context, grpc.StatusCode.INTERNAL, (BUG,), error)
+
+
+async def _abort(
+    context: Context, code: grpc.StatusCode, faults: tuple[Fault, ...], cause: Exception | None = None
+) -> None:
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    details = f"{faults[0]}"[:DETAILS_LIMIT_CHARACTERS] + more
+    metadata = ((FAULTS_KEY, bounded(faults).SerializeToString()),)
+    await context.abort(code, details, metadata)
+    raise AssertionError("abort returned") from cause
+
+
+def bounded(faults: tuple[Fault, ...]) -> pb.Faults:
+    """As many faults as a client accepts, and the number of the rest."""
+    message = pb.Faults()
+    for index, fault in enumerate(faults):
+        message.faults.append(
+            pb.Fault(where=fault.where[:500], what=fault.what[:1_000], mend=fault.mend[:1_000])
+        )
+        if message.ByteSize() > FAULTS_LIMIT_BYTES and index:
+            del message.faults[-1]
+            left = len(faults) - index
+            message.faults.append(
+                pb.Fault(where="…", what=f"{left} more faults", mend="mend those above, then try again")
+            )
+            break
+    return message
+
+
+def _documents(request: pb.ApplyGroupsRequest) -> dict[str, dict[str, Any]]:
+    documents: dict[str, dict[str, Any]] = {}
+    faults: list[Fault] = []
+    for index, each in enumerate(request.documents):
+        where = f"asg_groups.{each.name}" if each.name else f"documents[{index}]"
+        if request.source:
+            where = f"{request.source}: {where}"
+        if not each.name:
+            faults.append(Fault(where, "has no name", "name the group"))
+        elif each.name in documents:
+            faults.append(Fault(where, "stands twice", "write each group once"))
+        try:
+            document = json.loads(each.document_json)
+        except (ValueError, RecursionError) as error:
+            faults.append(Fault(where, f"is not JSON: {error}", "send one JSON object"))
+            continue
+        if not isinstance(document, dict):
+            faults.append(Fault(where, "is not a mapping of settings", "write keys below it"))
+            continue
+        documents[each.name] = document
+    if faults:
+        raise SpecError(tuple(faults))
+    return documents
+
+
+def _need(value: object, name: str) -> None:
+    if not value:
+        raise SpecError((Fault(name, "is missing", "name it"),))
+
+
+def _actor(actor: str) -> str:
+    return actor[:200] or "the admin API"
+
+
+def _give_to_group_of_folder(socket: Path) -> None:
+    """The socket's group is that of the runtime directory, whose members are the operators."""
+    os.chmod(socket, SOCKET_MODE)
+    group = socket.parent.stat().st_gid
+    if socket.stat().st_gid == group:
+        return
+    try:
+        os.chown(socket, -1, group)
+    except PermissionError:
+        log.warning(
+            "admin_socket_group_kept", path=str(socket), mend="let the service be a member of the group"
+        )

@@ -1,0 +1,117 @@
+"""Model values as messages of `asg.admin.v1`."""
+
+import json
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from asg.admin.v1 import admin_pb2 as pb
+from controller_asg.engine.controller import Applied, GroupStatus, InstanceStatus
+from controller_asg.model.activity import Activity
+from controller_asg.model.decision import Decision
+from controller_asg.model.errors import Fault
+from controller_asg.model.group import group_to_dict
+
+
+def timestamp(at: datetime | None) -> Timestamp | None:
+    if at is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(at)
+    return stamp
+
+
+def fault_message(fault: Fault) -> pb.Fault:
+    return pb.Fault(where=fault.where, what=fault.what, mend=fault.mend)
+
+
+def group_message(status: GroupStatus) -> pb.Group:
+    record, last = status.record, status.last_decision
+    return pb.Group(
+        name=record.group.name,
+        version=record.version,
+        launch_version=record.launch_version,
+        document_json=json.dumps(group_to_dict(record.group)),
+        min_size=record.group.min_size,
+        max_size=record.group.max_size,
+        desired_capacity=record.desired_capacity,
+        instance_counts=status.instance_counts,
+        conditions=[
+            pb.Condition(kind=each.kind, message=each.message, since=timestamp(each.since_at))
+            for each in status.conditions
+        ],
+        outdated_instance_ids=status.outdated_instance_ids,
+        last_decision=last.summary if last else "",
+        last_decision_at=timestamp(last.last_at if last else None),
+    )
+
+
+def instance_message(status: InstanceStatus) -> pb.Instance:
+    instance, agent, cloud = status.instance, status.agent, status.cloud
+    return pb.Instance(
+        instance_id=instance.instance_id,
+        group=instance.group,
+        lifecycle_state=instance.state,
+        health=status.health,
+        health_reason=status.health_reason,
+        zone=instance.zone or (cloud.zone if cloud else ""),
+        instance_type=instance.instance_type or (cloud.instance_type if cloud else ""),
+        private_ip=instance.private_ip or (cloud.private_ip if cloud else ""),
+        launch_version=instance.launch_version,
+        outdated=status.outdated,
+        protected_from_scale_in=instance.protected_from_scale_in,
+        launched_at=timestamp(instance.launched_at),
+        in_service_at=timestamp(instance.in_service_at),
+        metrics=agent.metrics if agent else {},
+        silent_seconds=agent.silent_seconds if agent else None,
+        ec2_state=cloud.state if cloud else "",
+        activity_id=instance.activity_id,
+    )
+
+
+def activity_message(activity: Activity) -> pb.Activity:
+    return pb.Activity(
+        activity_id=activity.activity_id,
+        group=activity.group,
+        kind=activity.kind,
+        status=activity.status,
+        cause=activity.cause,
+        status_message=activity.status_message,
+        instance_count=activity.instance_count,
+        instance_ids=activity.instance_ids,
+        started_at=timestamp(activity.started_at),
+        ended_at=timestamp(activity.ended_at),
+        decision_id=activity.decision_id or 0,
+        details=activity.details,
+    )
+
+
+def decision_message(decision: Decision) -> pb.Decision:
+    return pb.Decision(
+        decision_id=decision.decision_id,
+        group=decision.group,
+        first_at=timestamp(decision.first_at),
+        last_at=timestamp(decision.last_at),
+        count=decision.count,
+        desired_before=decision.desired_before,
+        desired_after=decision.desired_after,
+        votes=[pb.Vote(policy=v.policy, capacity=v.capacity, reason=v.reason) for v in decision.votes],
+        # A wish may be below zero before a bound lifts it; the wire has no such number.
+        steps=[
+            pb.Step(name=s.name, before=max(s.before, 0), after=max(s.after, 0), reason=s.reason)
+            for s in decision.steps
+        ],
+        actions=decision.actions,
+        summary=decision.summary,
+    )
+
+
+def applied_message(applied: Applied) -> pb.AppliedGroup:
+    return pb.AppliedGroup(
+        name=applied.name,
+        changed=applied.changed,
+        before_json="" if applied.before is None else json.dumps(applied.before),
+        after_json="" if applied.after is None else json.dumps(applied.after),
+        version=applied.version,
+        outdated_instance_ids=applied.outdated_instance_ids,
+    )

@@ -1,0 +1,19 @@
+"""The command `controller-asg`.
+
+`serve` is dispatched before the rest is imported: the daemon's memory holds neither typer nor rich nor alembic.
+"""
+
+import sys
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["serve"]:
+        from controller_asg.cli.serve import serve
+
+        sys.exit(serve(sys.argv[2:]))
+    # Their commands join the others.
+    from controller_asg.cli import rehearse as _rehearse  # noqa: F401
+    from controller_asg.cli import simulate as _simulate  # noqa: F401
+    from controller_asg.cli.app import app
+
+    app(prog_name="controller-asg")

@@ -1,0 +1,1 @@
+"""The port to EC2 and its boto3 adapter."""

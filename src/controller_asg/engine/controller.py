@@ -1,0 +1,111 @@
+"""The controller as its doors see it: every question and every order that the admin API, HTTP and CLI can put."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from controller_asg.model.activity import Activity
+from controller_asg.model.decision import Decision
+from controller_asg.model.errors import Fault
+from controller_asg.model.instance import AgentView, CloudInstance, Instance
+from controller_asg.model.record import GroupRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is true of a group and that an operator should know."""
+
+    kind: str
+    message: str
+    since_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    record: GroupRecord
+    instance_counts: Mapping[str, int]  # by lifecycle state
+    conditions: tuple[Condition, ...]
+    outdated_instance_ids: tuple[str, ...]
+    last_decision: Decision | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStatus:
+    instance: Instance
+    health: str  # Healthy, Suspect, Unhealthy
+    health_reason: str
+    outdated: bool
+    agent: AgentView | None
+    cloud: CloudInstance | None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying one document did, or would do. Documents are whole, defaults filled in; None: no such group."""
+
+    name: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    version: int
+    outdated_instance_ids: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        return self.before != self.after
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerStatus:
+    epoch: int
+    started_at: datetime
+    summary: str  # "2 groups, 5 of 5 in service"
+    cloud_fault: str
+    store_fault: str = ""
+
+
+class Controller(Protocol):
+    """Raises SpecError, NotFoundError, ConflictError, StoreError and CloudError; each changes nothing then."""
+
+    def status(self) -> ControllerStatus: ...
+
+    def groups(self, name: str = "") -> tuple[GroupStatus, ...]:
+        """All groups, or the one; NotFoundError for an unknown name."""
+
+    def instances(self, group: str = "") -> tuple[InstanceStatus, ...]: ...
+
+    def findings(self) -> tuple[Fault, ...]:
+        """What is not as it should be, each with what to do about it; empty when all is well."""
+
+    async def activities(
+        self, group: str = "", limit: int = 50, open_only: bool = False
+    ) -> tuple[Activity, ...]: ...
+
+    async def decisions(self, group: str, limit: int = 20) -> tuple[Decision, ...]: ...
+
+    async def apply_groups(
+        self, documents: Mapping[str, Mapping[str, Any]], validate_only: bool, source: str = ""
+    ) -> tuple[tuple[Applied, ...], tuple[Fault, ...]]:
+        """All documents or none. Returns what changed (or would), and warnings."""
+
+    async def delete_group(self, name: str, force: bool, validate_only: bool) -> bool:
+        """False when there was no such group."""
+
+    async def set_desired_capacity(self, group: str, desired: int, actor: str) -> tuple[int, int]:
+        """(before, after). SpecError outside of the bounds."""
+
+    async def launch_instances(self, group: str, count: int, actor: str) -> int:
+        """Raise desired capacity by `count`; returns it. ConflictError beyond max_size."""
+
+    async def terminate_instance(
+        self, instance_id: str, decrement: bool, actor: str
+    ) -> tuple[str, int, bool]:
+        """(group, desired capacity, changed). NotFoundError for an instance that is not ours."""
+
+    async def protect_instances(
+        self, instance_ids: tuple[str, ...], protected: bool, actor: str, validate_only: bool
+    ) -> tuple[str, ...]:
+        """The ids that changed (or would)."""
+
+    async def set_instance_health(self, instance_id: str, healthy: bool, actor: str) -> bool:
+        """Mark it unhealthy, so that it is replaced, or take that back. Returns whether that changed anything."""

@@ -1,0 +1,618 @@
+"""The controller at work: one reconciler a group, one eye on EC2 for all of them, and the doors' every order."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Protocol
+
+import structlog
+
+from controller_asg.cloud.port import Cloud
+from controller_asg.config import Settings
+from controller_asg.engine import applying
+from controller_asg.engine.acting import Actor
+from controller_asg.engine.controller import (
+    Applied,
+    Condition,
+    ControllerStatus,
+    GroupStatus,
+    InstanceStatus,
+)
+from controller_asg.engine.memory import Memory
+from controller_asg.engine.reconciler import Agents, Reconciler, Shared
+from controller_asg.engine.view import CloudView
+from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
+from controller_asg.model.clock import Clock
+from controller_asg.model.decision import Decision
+from controller_asg.model.errors import CloudError, ConflictError, Fault, FencedError, SpecError, StoreError
+from controller_asg.model.group import Group
+from controller_asg.model.instance import LEAVING_STATES, Instance, LifecycleState
+from controller_asg.model.record import Change, State
+from controller_asg.monitor.fleet import Member as Expected
+from controller_asg.monitor.fleet import WatchSettings
+from controller_asg.planner.snapshot import (
+    Bootstrapped,
+    Order,
+    Outcome,
+    Protect,
+    SetDesired,
+    SetHealth,
+    Terminate,
+)
+from controller_asg.store.port import Store
+
+log = structlog.get_logger()
+
+# A group without any event is still looked at so often: deadlines, cooldowns and backoffs end unannounced.
+TICK_SECONDS = 1.0
+# Events come in crowds (one a sample): passes of a group are so far apart at least, and no more than a fifth busy.
+COALESCE_SECONDS = 0.02
+BUSY_RATIO = 4.0
+# While instances come and go EC2 is asked this often; at rest every `observe_interval_seconds`.
+MOTION_INTERVAL_SECONDS = 2.0
+# Two looks at EC2 are so far apart at least, however many ask for one.
+LOOK_SPACING_SECONDS = 0.5
+SUBNETS_FRESH_SECONDS = 300.0
+PRUNE_EVERY_SECONDS = 3600.0
+RETRY_SECONDS = 2.0
+# A launch with its registration, or a termination, that takes longer is shown by `findings`.
+OVERDUE_SECONDS = 900.0
+
+
+class Watch(Agents, Protocol):
+    """What the engine asks of MonitorC beside its views."""
+
+    @property
+    def settings(self) -> WatchSettings: ...
+
+    def expect(self, members: Iterable[Expected]) -> None: ...
+
+    def keep(self, window_seconds: float) -> None: ...
+
+
+class Bootstrap(Protocol):
+    async def run(self, instance: Instance) -> tuple[str, str]:
+        """(error, output); error is empty when it went well."""
+
+
+class Engine:
+    """Implements `Controller`. `progress` is called after every pass (the watchdog lives on it)."""
+
+    def __init__(
+        self,
+        store: Store,
+        cloud: Cloud,
+        fleet: Watch,
+        clock: Clock,
+        settings: Settings,
+        user_data: Callable[[Group], str],
+        bootstrap: Bootstrap,
+        progress: Callable[[], None] = lambda: None,
+        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        random_source: random.Random | None = None,
+    ) -> None:
+        self._store = store
+        self._cloud = cloud
+        self._fleet = fleet
+        self._clock = clock
+        self._settings = settings
+        self._user_data = user_data
+        self._bootstrap = bootstrap
+        self._progress = progress
+        self._new_id = new_id
+        self._actor = Actor(cloud, clock, random_source or random.Random(), self._deliver)  # noqa: S311 - jitter
+        self._memory = Memory(State((), (), ()))
+        self._view = CloudView()
+        self._reconcilers: dict[str, Reconciler] = {}
+        self._subnets: dict[str, tuple[float, int, tuple[tuple[str, str], ...]]] = {}
+        self._bootstrapping: set[str] = set()
+        self._doubtful: set[str] = set()  # groups of a commit that failed, and may have landed
+        self._look = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._epoch = 0
+        self._started_at = clock.now()
+        self._cloud_fault = ""
+        self._store_fault = ""
+
+    # Life
+
+    async def start(self) -> None:
+        """Take the store over and load it. Raises StoreError."""
+        self._epoch = await self._store.open()
+        self._memory = Memory(await self._store.load())
+        for name in self._memory.groups:
+            self._reconcilers[name] = self._new_reconciler(name)
+        self._members_changed()
+        self._keep_windows()
+
+    async def run(self) -> None:
+        """Until cancelled. Returns by raising FencedError when another controller has taken the store over."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self._watch_ec2(), name="observe")
+            tasks.create_task(self._watch_subnets(), name="subnets")
+            tasks.create_task(self._prune(), name="prune")
+            tasks.create_task(self._watch_doubts(), name="doubts")
+            for name in self._reconcilers:
+                self._spawn_reconciler(name)
+            for activity in list(self._memory.open_activities.values()):
+                if not activity.acknowledged:
+                    self._act(activity, False)
+
+    def settings_changed(self, settings: Settings) -> None:
+        self._settings = settings
+        self._look.set()
+
+    def wake(self, group: str, why: str) -> None:
+        """Something happened that the group's reconciler should look at."""
+        reconciler = self._reconcilers.get(group)
+        if reconciler is not None:
+            reconciler.inbox.awake.set()
+
+    async def agent_unknown(self, instance_id: str) -> None:
+        """An agent speaks whose instance we don't know: EC2 may know it by now."""
+        self._look.set()
+
+    @property
+    def observed(self) -> bool:
+        """EC2 has answered at least once."""
+        return self._view.observed
+
+    # The eye on EC2
+
+    async def _watch_ec2(self) -> None:
+        while True:
+            self._look.clear()
+            started = self._clock.monotonic()
+            await self._observe_ec2(started)
+            await self._clock.sleep(LOOK_SPACING_SECONDS)
+            interval = self._settings.observe_interval_seconds
+            if self._memory.open_activities or not self._view.observed:
+                interval = min(interval, MOTION_INTERVAL_SECONDS)
+            left = started + interval - self._clock.monotonic()
+            if left > 0:
+                await self._clock.wait(self._look, left)
+
+    async def _observe_ec2(self, started: float) -> None:
+        try:
+            seen = await self._cloud.describe_instances()
+        except CloudError as error:
+            if not self._cloud_fault:
+                log.warning("ec2_unreachable", error=str(error))
+            self._cloud_fault = str(error)
+            self._view.failed()
+            return
+        except Exception:
+            # One broken answer must not end the eye on EC2; the next look is a new try.
+            log.exception("ec2_answer_broken")
+            self._cloud_fault = "EC2's answer could not be read; see the journal"
+            self._view.failed()
+            return
+        if self._cloud_fault:
+            log.info("ec2_reachable")
+        self._cloud_fault = ""
+        changed = self._view.update(seen, self._memory.instances, started, self._clock.monotonic())
+        if not self._reconcilers.keys().isdisjoint(changed):
+            self._members_changed()
+        for group in changed:
+            self.wake(group, "ec2")
+
+    # Reconcilers
+
+    def _new_reconciler(self, name: str) -> Reconciler:
+        shared = Shared(
+            store=self._store,
+            clock=self._clock,
+            agents=self._fleet,
+            memory=self._memory,
+            view=self._view,
+            new_id=self._new_id,
+            user_data=self._user_data,
+            watch=lambda: self._fleet.settings,
+            subnets=self._known_subnets,
+            act=self._act,
+            bootstrap=self._start_bootstrap,
+            members_changed=self._members_changed,
+            look_at_ec2=self._look.set,
+        )
+        return Reconciler(name, shared)
+
+    def _spawn_reconciler(self, name: str) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(self._reconcile(name), name=f"reconcile:{name}")
+
+    async def _reconcile(self, name: str) -> None:
+        reconciler = self._reconcilers[name]
+        while self._reconcilers.get(name) is reconciler:
+            reconciler.inbox.awake.clear()
+            pause = max(COALESCE_SECONDS, BUSY_RATIO * reconciler.last_pass_seconds)
+            try:
+                await reconciler.run_pass()
+                self._store_fault = ""
+            except FencedError:
+                raise  # another controller has taken over: this one must stop
+            except StoreError as error:
+                log.error("pass_not_journalled", group=name, error=str(error))
+                self._store_fault, pause = str(error), RETRY_SECONDS
+            except Exception:
+                # One sick group never stops the others.
+                log.exception("pass_failed", group=name)
+                pause = RETRY_SECONDS
+            self._progress()
+            await self._clock.sleep(pause)
+            await self._clock.wait(reconciler.inbox.awake, TICK_SECONDS)
+
+    async def _watch_subnets(self) -> None:
+        """Where groups may launch, asked of EC2 beside the passes: one that hangs must not hold a pass."""
+        while True:
+            for name in list(self._memory.groups):
+                await self._refresh_subnets(name)
+            await self._clock.sleep(RETRY_SECONDS)
+
+    async def _refresh_subnets(self, name: str) -> None:
+        """Asked again now and then, and whenever the document changed."""
+        record, now, kept = self._memory.groups.get(name), self._clock.monotonic(), self._subnets.get(name)
+        if record is None:
+            return
+        if kept is not None and kept[1] == record.version and now - kept[0] < SUBNETS_FRESH_SECONDS:
+            return
+        try:
+            found = await self._cloud.subnets(record.group)
+        except CloudError as error:
+            log.warning("subnets_unknown", group=name, error=str(error))
+            return
+        self._subnets[name] = (now, record.version, found)
+        self.wake(name, "subnets")
+
+    def _known_subnets(self, name: str) -> tuple[tuple[str, str], ...] | None:
+        """Those of an earlier document until EC2 has told the new ones; None: not told yet."""
+        kept = self._subnets.get(name)
+        return kept[2] if kept is not None else None
+
+    def _members_changed(self) -> None:
+        """Tell MonitorC who may speak. Addresses come from EC2's view as soon as it has one."""
+        expected = []
+        for instance in self._memory.instances.values():
+            if instance.state in LEAVING_STATES:
+                continue
+            cloud = self._view.instances.get(instance.instance_id)
+            address = cloud.private_ip if cloud is not None and cloud.private_ip else instance.private_ip
+            serving = instance.state is LifecycleState.IN_SERVICE
+            expected.append(Expected(instance.instance_id, instance.group, address, watch=serving))
+        self._fleet.expect(expected)
+
+    def _keep_windows(self) -> None:
+        windows = [
+            policy.window_seconds
+            for record in self._memory.groups.values()
+            for policy in record.group.policies
+        ]
+        self._fleet.keep(max(windows, default=1.0))
+
+    # Acting
+
+    def _act(self, activity: Activity, keep_console: bool) -> None:
+        self._spawn(self._actor.act(activity, keep_console), f"act:{activity.activity_id}")
+        self._look.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(_guarded(work, name), name=name)
+
+    def _deliver(self, group: str, outcome: Outcome) -> None:
+        reconciler = self._reconcilers.get(group)
+        if reconciler is not None:
+            reconciler.inbox.put_fact(outcome)
+        else:
+            self._spawn(self._end_of_deleted(outcome), f"end:{outcome.activity_id}")
+        self._look.set()
+
+    async def _end_of_deleted(self, outcome: Outcome) -> None:
+        """A call of a group that is no more: nobody waits for its instances, so the answer ends it."""
+        activity = self._memory.open_activities.get(outcome.activity_id)
+        if activity is None:
+            return
+        if activity.kind is ActivityKind.LAUNCH and outcome.instances:
+            await self._cloud.terminate_instances(tuple(c.instance_id for c in outcome.instances))
+        ended = Change(activities=(applying.ended(activity, outcome, self._clock.now()),))
+        while True:
+            try:
+                await self._commit(ended, ())
+            except FencedError:
+                raise
+            except StoreError as error:
+                log.warning("end_not_journalled", activity_id=activity.activity_id, error=str(error))
+                await self._clock.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    def _start_bootstrap(self, instance_id: str) -> None:
+        if instance_id not in self._bootstrapping:
+            self._bootstrapping.add(instance_id)
+            self._spawn(self._run_bootstrap(self._memory.instances[instance_id]), f"bootstrap:{instance_id}")
+
+    async def _run_bootstrap(self, instance: Instance) -> None:
+        try:
+            error, output = await self._bootstrap.run(instance)
+        finally:
+            self._bootstrapping.discard(instance.instance_id)
+        log.info("bootstrap_ended", group=instance.group, instance_id=instance.instance_id, error=error)
+        reconciler = self._reconcilers.get(instance.group)
+        if reconciler is not None:
+            reconciler.inbox.put_fact(Bootstrapped(instance.instance_id, error, output))
+
+    async def _commit(self, change: Change, groups: Iterable[str]) -> None:
+        """A transaction outside of a pass. When it fails it may have landed all the same: `groups` are read again."""
+        try:
+            await self._store.commit(change)
+        except StoreError:
+            self._doubtful.update(groups)
+            raise
+        self._memory.apply(change)
+
+    async def _clear_doubts(self) -> None:
+        """Take over what the store holds of the groups whose last change may have landed. Raises StoreError."""
+        for name in sorted(self._doubtful):
+            reconciler = self._reconcilers.get(name)
+            async with reconciler.lock if reconciler is not None else asyncio.Lock():
+                state = await self._store.load()
+                unknown = self._memory.reload(name, state)
+            self._doubtful.discard(name)
+            if name in self._memory.groups:
+                self._begin(name)
+            elif reconciler is not None:
+                self._end(name)
+            for activity in unknown:
+                self._act(activity, False)
+
+    async def _watch_doubts(self) -> None:
+        while True:
+            try:
+                await self._clear_doubts()
+            except FencedError:
+                raise
+            except StoreError as error:
+                log.warning("store_not_read", error=str(error))
+            await self._clock.sleep(RETRY_SECONDS)
+
+    def _begin(self, name: str) -> None:
+        """The group has a reconciler from now on, and its next pass soon."""
+        self._keep_windows()
+        if name not in self._reconcilers:
+            self._reconcilers[name] = self._new_reconciler(name)
+            self._spawn_reconciler(name)
+        self.wake(name, "document")
+
+    def _end(self, name: str) -> None:
+        reconciler = self._reconcilers.pop(name)
+        self._subnets.pop(name, None)
+        reconciler.inbox.awake.set()
+        self._members_changed()
+
+    async def _prune(self) -> None:
+        while True:
+            try:
+                await self._store.prune(self._clock.now() - timedelta(days=self._settings.history_days))
+            except FencedError:
+                raise
+            except StoreError as error:
+                log.warning("prune_failed", error=str(error))
+            await self._clock.sleep(PRUNE_EVERY_SECONDS)
+
+    # Questions
+
+    def status(self) -> ControllerStatus:
+        serving = sum(i.state is LifecycleState.IN_SERVICE for i in self._memory.instances.values())
+        wanted = sum(record.desired_capacity for record in self._memory.groups.values())
+        count = len(self._memory.groups)
+        summary = f"{count} group{'' if count == 1 else 's'}, {serving:,} of {wanted:,} in service"
+        return ControllerStatus(self._epoch, self._started_at, summary, self._cloud_fault, self._store_fault)
+
+    def groups(self, name: str = "") -> tuple[GroupStatus, ...]:
+        records = [self._memory.record(name)] if name else self._memory.groups.values()
+        return tuple(
+            GroupStatus(
+                record,
+                _counts(self._memory.by_group[record.group.name].values()),
+                tuple(
+                    Condition(kind, message, since_at)
+                    for kind, (message, since_at) in self._reconcilers[record.group.name].conditions.items()
+                ),
+                applying.outdated(self._memory, record),
+                self._reconcilers[record.group.name].decisions.latest,
+            )
+            for record in records
+        )
+
+    def instances(self, group: str = "") -> tuple[InstanceStatus, ...]:
+        names = [self._memory.record(group).group.name] if group else list(self._memory.groups)
+        found = []
+        for name in names:
+            agents, reconciler = self._fleet.view(name), self._reconcilers[name]
+            version = self._memory.groups[name].launch_version
+            for instance_id, instance in self._memory.by_group[name].items():
+                verdict = reconciler.verdicts.get(instance_id)
+                found.append(
+                    InstanceStatus(
+                        instance,
+                        verdict.health.value if verdict else "Healthy",
+                        verdict.reason if verdict else "",
+                        instance.launch_version != version,
+                        agents.get(instance_id),
+                        self._view.instances.get(instance_id),
+                    )
+                )
+        return tuple(found)
+
+    def findings(self) -> tuple[Fault, ...]:
+        found = []
+        status, now = self.status(), self._clock.now()
+        if status.cloud_fault:
+            found.append(Fault("EC2", status.cloud_fault, "nothing is launched or judged until it answers"))
+        if status.store_fault:
+            found.append(Fault("store", status.store_fault, "nothing is done until it takes what is decided"))
+        for cloud in self._view.instances.values():
+            if cloud.group not in self._memory.groups and cloud.state in applying.ALIVE:
+                what = f"runs with the tag of group {cloud.group}, which is not applied"
+                found.append(Fault(cloud.instance_id, what, "apply the group again, or terminate it by hand"))
+        for activity in self._memory.open_activities.values():
+            age_seconds = (now - activity.started_at).total_seconds()
+            if age_seconds > OVERDUE_SECONDS:
+                what = f"{activity.kind} is under way for {age_seconds / 60:.0f} minutes: {activity.cause}"
+                mend = f"journalctl -u controller-asg ASG_ACTIVITY_ID={activity.activity_id}"
+                found.append(Fault(f"activity {activity.activity_id}", what, mend))
+        for name, reconciler in self._reconcilers.items():
+            for kind, (message, _) in reconciler.conditions.items():
+                found.append(Fault(f"groups.{name}", f"{kind}: {message}", f"controller-asg why {name}"))
+        return tuple(found)
+
+    async def activities(
+        self, group: str = "", limit: int = 50, open_only: bool = False
+    ) -> tuple[Activity, ...]:
+        if group:
+            self._memory.record(group)
+        return await self._store.activities(group, limit, open_only)
+
+    async def decisions(self, group: str, limit: int = 20) -> tuple[Decision, ...]:
+        self._memory.record(group)
+        return await self._store.decisions(group, limit)
+
+    # Orders
+
+    async def apply_groups(
+        self, documents: Mapping[str, Mapping[str, Any]], validate_only: bool, source: str = ""
+    ) -> tuple[tuple[Applied, ...], tuple[Fault, ...]]:
+        wanted, warnings = await applying.check(self._cloud, documents, source, self._user_data)
+        await self._clear_doubts()
+        if any(name not in self._memory.groups for name in documents) and not validate_only:
+            # A new group finds what carries its tags already: the store may have been lost.
+            await self._observe_ec2(self._clock.monotonic())
+            if self._cloud_fault:
+                raise CloudError(self._cloud_fault, "EC2", "apply again when EC2 answers")
+        locks = [self._reconcilers[name].lock for name in sorted(documents) if name in self._reconcilers]
+        for lock in locks:
+            await lock.acquire()
+        try:
+            applied, change = applying.differences(self._memory, self._view, wanted, self._clock.now())
+            if not validate_only and change.groups:
+                await self._commit(change, documents)
+        finally:
+            for lock in locks:
+                lock.release()
+        if not validate_only:
+            for record in change.groups:
+                name = record.group.name
+                log.info("group_applied", group=name, version=record.version)
+                await self._refresh_subnets(name)
+                self._begin(name)
+        return applied, warnings
+
+    async def delete_group(self, name: str, force: bool, validate_only: bool) -> bool:
+        if name not in self._memory.groups:
+            return False
+        async with self._reconcilers[name].lock:
+            instances = self._memory.by_group[name].values()
+            staying = tuple(i.instance_id for i in instances if i.state not in LEAVING_STATES)
+            if staying and not force:
+                raise ConflictError(
+                    f"has {len(staying)} instances",
+                    f"groups.{name}",
+                    "set its sizes to 0 first, or ask with force",
+                )
+            if validate_only:
+                return True
+            now = self._clock.now()
+            activities: tuple[Activity, ...] = ()
+            if staying:
+                activities = (
+                    Activity(
+                        self._new_id(),
+                        name,
+                        ActivityKind.TERMINATE,
+                        ActivityStatus.IN_PROGRESS,
+                        "the group is deleted",
+                        len(staying),
+                        now,
+                        instance_ids=staying,
+                    ),
+                )
+            await self._commit(Change(deleted_groups=(name,), activities=activities), (name,))
+            self._end(name)
+        for activity in activities:
+            self._act(activity, False)
+        log.info("group_deleted", group=name)
+        return True
+
+    async def set_desired_capacity(self, group: str, desired: int, actor: str) -> tuple[int, int]:
+        record = self._memory.record(group)
+        low, high = record.group.min_size, record.group.max_size
+        if not low <= desired <= high:
+            what = f"{desired} is outside of min_size {low} to max_size {high}"
+            raise SpecError((Fault(f"groups.{group}.desired_capacity", what, f"write {low} to {high}"),))
+        await self._order(group, SetDesired(desired, actor))
+        return record.desired_capacity, self._memory.record(group).desired_capacity
+
+    async def launch_instances(self, group: str, count: int, actor: str) -> int:
+        record = self._memory.record(group)
+        wanted = record.desired_capacity + count
+        if wanted > record.group.max_size:
+            what = f"{wanted} would be above max_size {record.group.max_size}"
+            raise ConflictError(what, f"groups.{group}", "raise max_size, or terminate an instance first")
+        await self._order(group, SetDesired(wanted, actor))
+        return self._memory.record(group).desired_capacity
+
+    async def terminate_instance(
+        self, instance_id: str, decrement: bool, actor: str
+    ) -> tuple[str, int, bool]:
+        instance = self._memory.instance(instance_id)
+        changed = instance.state not in LEAVING_STATES
+        if changed:
+            await self._order(instance.group, Terminate(instance_id, decrement, actor))
+        return instance.group, self._memory.record(instance.group).desired_capacity, changed
+
+    async def protect_instances(
+        self, instance_ids: tuple[str, ...], protected: bool, actor: str, validate_only: bool
+    ) -> tuple[str, ...]:
+        instances = [self._memory.instance(instance_id) for instance_id in instance_ids]
+        changing = [
+            i for i in instances if i.protected_from_scale_in != protected and i.state not in LEAVING_STATES
+        ]
+        if not validate_only:
+            for group in sorted({i.group for i in changing}):
+                ids = tuple(i.instance_id for i in changing if i.group == group)
+                await self._order(group, Protect(ids, protected, actor))
+        return tuple(i.instance_id for i in changing)
+
+    async def set_instance_health(self, instance_id: str, healthy: bool, actor: str) -> bool:
+        instance = self._memory.instance(instance_id)
+        if instance.state in LEAVING_STATES:
+            raise ConflictError("is on its way out", instance_id, "its health matters no more")
+        changed = bool(instance.marked_unhealthy) == healthy
+        if changed:
+            await self._order(instance.group, SetHealth(instance_id, healthy, actor))
+        return changed
+
+    async def _order(self, group: str, order: Order) -> None:
+        """Put it to the group's next pass, and wait until that is journalled."""
+        if not self.observed:
+            raise ConflictError(
+                "EC2 has not answered since the start", f"groups.{group}", "ask again in a moment"
+            )
+        await self._reconcilers[group].inbox.put_order(order)
+
+
+def _counts(instances: Iterable[Instance]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for instance in instances:
+        counts[instance.state.value] = counts.get(instance.state.value, 0) + 1
+    return counts
+
+
+async def _guarded(work: Coroutine[Any, Any, None], name: str) -> None:
+    try:
+        await work
+    except Exception:
+        # The edge of a task: its failure is told, and stops nobody else.
+        log.exception("task_failed", task=name)

@@ -1,0 +1,152 @@
+"""From what an operator wrote to groups that hold together; or to every fault of it, each with its place."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from controller_asg.model.errors import Fault, SpecError
+from controller_asg.model.faults import faults_of
+from controller_asg.model.group import Group
+from controller_asg.model.scaling_policy import StepScaling, Thresholds
+
+_GROUP: TypeAdapter[Group] = TypeAdapter(Group)
+
+USER_DATA_LIMIT_BYTES = (
+    16_384  # EC2's limit on user data before base64 (EC2 User Guide, "instance user data")
+)
+RESERVED_TAG_PREFIXES = ("aws:", "controller-asg:")
+TAGS_LIMIT = 40  # of EC2's 50 a resource; the rest is ours
+
+
+def place(group: str, key: str = "", source: str = "") -> str:
+    """How every message names a place in an operator's document."""
+    where = f"asg_groups.{group}" + (f".{key}" if key else "")
+    return f"{source}: {where}" if source else where
+
+
+def parse_groups(documents: Mapping[str, Mapping[str, Any]], source: str = "") -> tuple[Group, ...]:
+    """Every group of the documents, in their order. Raises SpecError with the faults of all of them."""
+    groups: list[Group] = []
+    faults: list[Fault] = []
+    for name, document in documents.items():
+        if not isinstance(document, Mapping):
+            faults.append(
+                Fault(place(name, "", source), "is not a mapping of settings", "write keys below it")
+            )
+            continue
+        if document.get("name", name) != name:
+            faults.append(
+                Fault(place(name, "name", source), f"differs from the group's key {name}", "leave it out")
+            )
+            continue
+        try:
+            group = _GROUP.validate_json(json.dumps({**document, "name": name}, default=str))
+        except ValidationError as error:
+            faults.extend(faults_of(error, place(name, "", source), Group))
+            faults.extend(_contradictions_of_the_rest(name, document, error, source))
+            continue
+        faults.extend(_contradictions(group, source))
+        groups.append(group)
+    if faults:
+        raise SpecError(tuple(faults))
+    return tuple(groups)
+
+
+def _contradictions_of_the_rest(
+    name: str, document: Mapping[str, Any], error: ValidationError, source: str
+) -> Iterator[Fault]:
+    """Contradictions between the keys that are right by themselves, so that one report tells all there is to mend."""
+    wrong = [each["loc"] for each in error.errors()]
+    rest = {key: value for key, value in document.items() if key not in {loc[0] for loc in wrong}}
+    if isinstance(document.get("policies"), list):
+        spoilt = {loc[1] for loc in wrong if loc[0] == "policies" and len(loc) > 1}
+        whole = ("policies",) not in wrong
+        rest["policies"] = [p for i, p in enumerate(document["policies"]) if whole and i not in spoilt]
+    rest.setdefault("launch", {"image": {"id": "ami-00000000"}})
+    try:
+        group = _GROUP.validate_json(json.dumps({**rest, "name": name}, default=str))
+    except ValidationError:
+        return
+    known = "launch" in document and rest["launch"] is document["launch"]
+    yield from (fault for fault in _contradictions(group, source) if known or ".launch." not in fault.where)
+
+
+def _contradictions(group: Group, source: str) -> Iterator[Fault]:
+    """What each key alone allows, and the keys together do not."""
+
+    def fault(key: str, what: str, mend: str) -> Fault:
+        return Fault(place(group.name, key, source), what, mend)
+
+    low, high = group.min_size, group.max_size
+    if high < low:
+        yield fault(
+            "max_size", f"{high} is below min_size {low}", f"raise it to {low} or more, or lower min_size"
+        )
+    elif group.initial_capacity is not None and not low <= group.initial_capacity <= high:
+        yield fault(
+            "initial_capacity",
+            f"{group.initial_capacity} is outside of {low} to {high}",
+            "write a size between min_size and max_size, or leave it out",
+        )
+    image = group.launch.image
+    if [image.id, image.name, image.ssm_parameter].count(None) != 2:
+        yield fault(
+            "launch.image", "names no image or more than one", "write exactly one of id, name, ssm_parameter"
+        )
+    for index, policy in enumerate(group.policies):
+        if isinstance(policy, Thresholds) and policy.delete_below >= policy.create_above:
+            yield fault(
+                f"policies[{index}].delete_below",
+                f"{policy.delete_below:g} is not below create_above {policy.create_above:g}",
+                f"write less than {policy.create_above:g}: an instance can't be both too busy and too idle",
+            )
+        if isinstance(policy, StepScaling):
+            for what, mend in _unlike_steps(policy):
+                yield fault(f"policies[{index}].steps", what, mend)
+        if policy.name in [other.name for other in group.policies[:index]]:
+            yield fault(
+                f"policies[{index}].name", f"{policy.name} stands twice", "give each policy a name of its own"
+            )
+    for tag in group.launch.tags:
+        if tag.startswith(RESERVED_TAG_PREFIXES):
+            yield fault(f"launch.tags[{tag}]", "is a reserved tag", "choose a name without that prefix")
+    if len(group.launch.tags) > TAGS_LIMIT:
+        yield fault("launch.tags", f"{len(group.launch.tags)} tags", f"write {TAGS_LIMIT} at the most")
+    size = len(group.launch.user_data.encode())
+    if size > USER_DATA_LIMIT_BYTES:
+        yield fault(
+            "launch.user_data",
+            f"{size} bytes are over EC2's {USER_DATA_LIMIT_BYTES}",
+            "fetch the rest from a place of yours",
+        )
+    if group.bootstrap == "role" and group.launch.key_pair is None:
+        yield fault(
+            "launch.key_pair",
+            "is missing, and bootstrap is role",
+            "name the key pair the controller logs in with",
+        )
+    devices = [disk.device for disk in group.launch.disks]
+    for index, device in enumerate(devices):
+        if device in devices[:index]:
+            yield fault(
+                f"launch.disks[{index}].device", f"{device} stands twice", "give each disk its own device"
+            )
+
+
+def _unlike_steps(policy: StepScaling) -> Iterator[tuple[str, str]]:
+    """(what, mend) of steps that don't follow one another, as EC2 asks."""
+    ends = sorted(
+        (-math.inf if step.lower is None else step.lower, math.inf if step.upper is None else step.upper)
+        for step in policy.steps
+    )
+    for low, high in ends:
+        if low >= high:
+            yield f"lower {low:g} is not below upper {high:g}", "write the smaller bound as lower"
+    for (_, high), (low, _) in itertools.pairwise(ends):
+        if high != low:
+            kind = "overlap" if high > low else "leave a gap"
+            yield f"steps {kind} between {high:g} and {low:g}", "end each step where the next one begins"

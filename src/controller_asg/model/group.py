@@ -1,0 +1,149 @@
+"""A group as its operator writes it: sizes, policies, health, and how an instance is launched.
+
+Desired capacity is not here: it belongs to the controller (`GroupRecord`), so applying a document never lowers a fleet
+that is scaled out.
+"""
+
+import hashlib
+import json
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from controller_asg.model.scaling_policy import STRICT, Policy
+
+Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
+Size = Annotated[int, Field(ge=0, le=10_000)]
+
+# Who puts the agent on a new instance: its image, or the controller, which runs the role on it over ssh.
+Bootstrap = Literal["image", "role"]
+
+NAME_PATTERN = r"^[a-zA-Z][a-zA-Z0-9_-]{0,62}$"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Image:
+    """Which AMI: exactly one of the three. The id is found when the document is applied, and pinned."""
+
+    id: Annotated[str, Field(pattern=r"^ami-[0-9a-f]{8,17}$")] | None = None
+    # The newest available image of that name wins; `*` and `?` as in EC2's filters.
+    name: str | None = None
+    owner: str = "self"
+    ssm_parameter: str | None = None
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Disk:
+    """One EBS volume; device names are the image's own, for example /dev/xvda."""
+
+    device: Annotated[str, Field(pattern=r"^/dev/[a-z0-9]+$")]
+    size_gib: Annotated[int, Field(ge=1, le=65_536)]
+    type: Literal["gp3", "gp2", "io1", "io2", "st1", "sc1", "standard"] = "gp3"
+    iops: Annotated[int, Field(ge=100, le=256_000)] | None = None
+    throughput_mib: Annotated[int, Field(ge=125, le=2_000)] | None = None
+    encrypted: bool | None = None
+    delete_on_termination: bool = True
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class LaunchParameters:
+    """How EC2 is asked for an instance. A change here makes running instances outdated; it never replaces them."""
+
+    image: Image
+    instance_type: Annotated[str, Field(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")] = "t2.micro"
+    # Ids. With none, EC2's default subnet of each of `zones`, or of any zone.
+    subnets: tuple[Annotated[str, Field(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...] = ()
+    zones: tuple[str, ...] = ()
+    security_groups: tuple[Annotated[str, Field(pattern=r"^sg-[0-9a-f]{8,17}$")], ...] = ()
+    key_pair: str | None = None
+    # Name or ARN.
+    instance_profile: str | None = None
+    disks: tuple[Disk, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+    # The operator's own user data, added to ours: a script (`#!`) or `#cloud-config`.
+    user_data: str = ""
+    metadata_tokens: Literal["required", "optional"] = "required"
+    spot: bool = False
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Group:
+    """One auto scaling group. Defaults stand here and nowhere else."""
+
+    # The key of the group in the document.
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    # How EC2 is asked for an instance.
+    launch: LaunchParameters
+    # Never fewer instances.
+    min_size: Size = 2
+    # Never more instances.
+    max_size: Size = 5
+    # Desired capacity of a group that has no instances yet; min_size when absent.
+    initial_capacity: Size | None = None
+    # Scaling out takes the highest vote, scaling in needs the consent of all.
+    policies: tuple[Policy, ...] = ()
+    # image: the AMI holds the agent. role: the controller runs the role monitor_agent on the new instance over ssh.
+    bootstrap: Bootstrap = "image"
+    # From the launch to the agent's first good sample. Then the instance is terminated and another one launched.
+    registration_timeout_seconds: Annotated[float, Field(ge=10, le=7200)] = 300.0
+    # So long after it came into service, no verdict by silence or status checks; EC2's states always count.
+    health_check_grace_period_seconds: Seconds = 0.0
+    # So long after it came into service an instance's metrics count in no policy: a boot is no load to scale out for.
+    default_instance_warmup_seconds: Seconds = 30.0
+    # Of desired capacity: what we terminate ourselves never leaves fewer healthy instances than that.
+    min_healthy_percentage: Annotated[int, Field(ge=0, le=100)] = 90
+    # More than this share of a group, or of its part in one zone, of four or more that fell silent within a minute is
+    # taken for a fault of ours: none of them is replaced until they speak again, or EC2 confirms their deaths.
+    mass_silence_percentage: Annotated[int, Field(ge=1, le=100)] = 30
+    # Of desired capacity: so many unhealthy instances are replaced at a time, one at least. Those that EC2 itself says
+    # are dead don't wait.
+    replacement_budget_percentage: Annotated[int, Field(ge=1, le=100)] = 20
+    # Of one version of the launch parameters, so many instances in a row that don't come into service stop it: the last
+    # good version is launched instead. Until its first success no more than that are launched from a new version.
+    failed_launches_limit: Annotated[int, Field(ge=1, le=100)] = 3
+    # More launches than this share of max_size within the window are taken for a runaway, and held back.
+    growth_limit_percentage: Annotated[int, Field(ge=100, le=100_000)] = 300
+    growth_window_seconds: Annotated[float, Field(ge=10, le=86_400)] = 600.0
+    # Level zones that differ by two or more: launch in the emptiest, then terminate in the fullest. Needs room below
+    # max_size.
+    rebalance_zones: bool = False
+    # Scale-in passes over instances that are protected; a dead one is replaced all the same.
+    new_instances_protected_from_scale_in: bool = False
+
+
+_GROUP: TypeAdapter[Group] = TypeAdapter(Group)
+_LAUNCH: TypeAdapter[LaunchParameters] = TypeAdapter(LaunchParameters)
+
+
+def launch_to_dict(launch: LaunchParameters) -> dict[str, Any]:
+    """As `group_to_dict`, of the launch parameters alone."""
+    document: dict[str, Any] = _LAUNCH.dump_python(launch, mode="json")
+    return document
+
+
+def launch_from_dict(document: dict[str, Any]) -> LaunchParameters:
+    """The inverse of `launch_to_dict`."""
+    return _LAUNCH.validate_json(json.dumps(document))
+
+
+def group_to_dict(group: Group) -> dict[str, Any]:
+    """The document with every default filled in, as JSON-ready values."""
+    document: dict[str, Any] = _GROUP.dump_python(group, mode="json")
+    return document
+
+
+def group_from_dict(document: dict[str, Any]) -> Group:
+    """The inverse of `group_to_dict`, for documents that were validated before. Raises pydantic's ValidationError."""
+    return _GROUP.validate_json(json.dumps(document))
+
+
+def group_json_schema() -> dict[str, Any]:
+    return _GROUP.json_schema()
+
+
+def launch_version(launch: LaunchParameters, image_id: str, bootstrap: str) -> str:
+    """A short name of what an instance is launched from: equal parameters and image, equal version."""
+    text = json.dumps([_LAUNCH.dump_python(launch, mode="json"), image_id, bootstrap], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

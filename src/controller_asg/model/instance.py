@@ -1,0 +1,128 @@
+"""An instance in three views: what we decided (Instance), what EC2 says (CloudInstance), its agent (AgentView)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class LifecycleState(StrEnum):
+    """EC2 Auto Scaling's names. An instance moves only down this list, but for Standby and back."""
+
+    __hash__ = str.__hash__  # Enum's own is Python code, and every pass looks each state up in sets
+
+    PENDING = "Pending"
+    PENDING_WAIT = "Pending:Wait"
+    PENDING_PROCEED = "Pending:Proceed"
+    IN_SERVICE = "InService"
+    ENTERING_STANDBY = "EnteringStandby"
+    STANDBY = "Standby"
+    DETACHING = "Detaching"
+    DETACHED = "Detached"
+    TERMINATING = "Terminating"
+    TERMINATING_WAIT = "Terminating:Wait"
+    TERMINATING_PROCEED = "Terminating:Proceed"
+    TERMINATED = "Terminated"
+
+
+PENDING_STATES = frozenset(
+    {LifecycleState.PENDING, LifecycleState.PENDING_WAIT, LifecycleState.PENDING_PROCEED}
+)
+LEAVING_STATES = frozenset(
+    {
+        LifecycleState.TERMINATING,
+        LifecycleState.TERMINATING_WAIT,
+        LifecycleState.TERMINATING_PROCEED,
+        LifecycleState.TERMINATED,
+    }
+)
+
+
+class Ec2State(StrEnum):
+    """EC2's instance states, by its names."""
+
+    __hash__ = str.__hash__
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    SHUTTING_DOWN = "shutting-down"
+    TERMINATED = "terminated"
+
+
+class StatusCheck(StrEnum):
+    """The worse of EC2's instance and system status."""
+
+    OK = "ok"
+    INITIALIZING = "initializing"
+    IMPAIRED = "impaired"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What the controller decided and keeps about one instance of a group."""
+
+    instance_id: str
+    group: str
+    state: LifecycleState
+    state_since_at: datetime
+    launched_at: datetime
+    activity_id: str  # of the launch; "" for one that was adopted without the tag
+    launch_version: str
+    zone: str = ""
+    instance_type: str = ""
+    private_ip: str = ""
+    in_service_at: datetime | None = None
+    protected_from_scale_in: bool = False
+    # Why it is leaving, or why it was adopted; shown to operators.
+    reason: str = ""
+    # bootstrap: role. When the role's run on it ended well; None while it runs or where the image holds the agent.
+    bootstrapped_at: datetime | None = None
+    # Who said from outside that it is unhealthy; "" when nobody did.
+    marked_unhealthy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CloudInstance:
+    """What EC2 says of one instance that carries our tags."""
+
+    instance_id: str
+    group: str
+    activity_id: str
+    launch_version: str
+    state: Ec2State
+    status: StatusCheck
+    zone: str
+    instance_type: str
+    private_ip: str
+    image_id: str
+    launched_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reading of an instance, by metric name. `arrived_at` is the controller's monotonic clock."""
+
+    arrived_at: float
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """What MonitorC knows of one instance's agent. `as_of` is the monotonic moment at which that was so."""
+
+    instance_id: str
+    # Since any message of it arrived. None: it was never heard by this controller process.
+    silent_seconds: float | None
+    # How long MonitorC's own Ping has failed without one success. None: not asked, or the last one was answered.
+    ping_failed_seconds: float | None = None
+    ping_attempts: int = 0  # failed ones in a row
+    # Newest last; bounded by the longest window any policy has.
+    samples: tuple[Sample, ...] = ()
+    unregister_requested: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)  # the newest value of each
+    as_of: float = 0.0
+    # (since when, until when) it was silent the last time, by the same clock as `as_of`.
+    last_silence: tuple[float, float] | None = None

@@ -1,0 +1,94 @@
+"""What the controller itself keeps of a group beside its document, and one transaction's worth of changes to it all."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from controller_asg.model.activity import Activity
+from controller_asg.model.decision import Decision
+from controller_asg.model.group import Bootstrap, Group, LaunchParameters
+from controller_asg.model.instance import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchBackoff:
+    """Failed launches in a row: no launch of the type in the zone before `until_at`; both "": none of the group."""
+
+    zone: str
+    instance_type: str
+    failures: int
+    until_at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LastChange:
+    """When a policy last changed the size, in one direction ("out" or "in"); cooldowns count from it."""
+
+    policy: str
+    direction: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchTemplate:
+    """What an instance is launched from, pinned when its document was applied: equal `version`, equal template."""
+
+    version: str
+    image_id: str
+    launch: LaunchParameters
+    bootstrap: Bootstrap
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchMemory:
+    """What earlier launches taught.
+
+    `good` is the newest template of which an instance came into service. `failures` are (template version, how many of
+    its instances in a row did not). `recent` are (when, how many) launches within the growth window.
+    """
+
+    good: LaunchTemplate | None = None
+    failures: tuple[tuple[str, int], ...] = ()
+    recent: tuple[tuple[datetime, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """A group as the store holds it. `version` counts applied documents; `image_id` was found when it was applied."""
+
+    group: Group
+    version: int
+    image_id: str
+    launch_version: str
+    desired_capacity: int
+    applied_at: datetime
+    backoffs: tuple[LaunchBackoff, ...] = ()
+    last_changes: tuple[LastChange, ...] = ()
+    launch_memory: LaunchMemory = LaunchMemory()
+
+    @property
+    def template(self) -> LaunchTemplate:
+        """What the applied document says."""
+        return LaunchTemplate(self.launch_version, self.image_id, self.group.launch, self.group.bootstrap)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that is durable and live: ended activities and decisions are asked for by themselves."""
+
+    groups: tuple[GroupRecord, ...]
+    instances: tuple[Instance, ...]
+    open_activities: tuple[Activity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One transaction: all of it, or nothing."""
+
+    groups: tuple[GroupRecord, ...] = ()
+    deleted_groups: tuple[str, ...] = ()
+    instances: tuple[Instance, ...] = ()
+    deleted_instances: tuple[str, ...] = ()
+    activities: tuple[Activity, ...] = ()
+    # decision_id 0: a new row; else times, count and reasons of that row are written anew.
+    decision: Decision | None = None

@@ -1,0 +1,168 @@
+"""What each policy type is told by the operator. How it votes stands in the file of the same name in `policy/`."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+Statistic = Literal["average", "maximum", "minimum", "p95", "sum"]
+Comparison = Literal["above", "below"]
+AdjustmentType = Literal["ChangeInCapacity", "ExactCapacity", "PercentChangeInCapacity"]
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Thresholds:
+    """The first design's rule: an instance above one bound creates an instance, one below the other goes itself."""
+
+    type: Literal["thresholds"] = "thresholds"
+    # What decisions call it; two policies of a group need two names.
+    name: str = "thresholds"
+    # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
+    metric: str = "cpu_percent"
+    # An instance above creates an instance.
+    create_above: float = 80.0
+    # An instance below is deleted itself.
+    delete_below: float = 10.0
+    # The mean over this many seconds is compared. At 1 the newest sample decides, which reacts fastest.
+    window_seconds: Annotated[float, Field(ge=1, le=3600)] = 1.0
+    # After scaling out, this long without doing so again.
+    scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 30.0
+    # After scaling in, this long without doing so again.
+    scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 30.0
+    # A policy that is switched off has no vote, and no veto.
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class TargetTracking:
+    """Hold a statistic of a metric at its target by sizing the group in proportion."""
+
+    # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
+    metric: str
+    # What the statistic is held at, in the metric's own unit.
+    target: Annotated[float, Field(gt=0)]
+    type: Literal["target_tracking"] = "target_tracking"
+    # What decisions call it; two policies of a group need two names.
+    name: str = "target_tracking"
+    # Over the instances in service; a sum is the whole group's work, the others one instance's share.
+    statistic: Statistic = "average"
+    # Each instance counts with its mean over this many seconds.
+    window_seconds: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    # No change while the statistic is within this share of the target.
+    tolerance_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    # After scaling out, this long without doing so again.
+    scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
+    # After scaling in, this long without doing so again.
+    scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 300.0
+    # Only ever scale out by this policy.
+    disable_scale_in: bool = False
+    # A policy that is switched off has no vote, and no veto.
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class StepAdjustment:
+    """What is done while the metric's distance from the threshold lies between `lower` and `upper`."""
+
+    # An instance count, a percentage or an exact size, as the policy's adjustment_type says.
+    adjustment: int
+    # In the metric's unit, from the threshold. Left out: without an end.
+    lower: float | None = None
+    # In the metric's unit, from the threshold. Left out: without an end.
+    upper: float | None = None
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class StepScaling:
+    """EC2's step scaling: the further a metric is beyond its threshold, the larger the adjustment."""
+
+    # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
+    metric: str
+    # In the metric's own unit.
+    threshold: float
+    # Without gaps or overlaps; one list for one direction, as in EC2.
+    steps: Annotated[tuple[StepAdjustment, ...], Field(min_length=1, max_length=20)]
+    type: Literal["step"] = "step"
+    # What decisions call it; two policies of a group need two names.
+    name: str = "step"
+    # On which side of the threshold the policy acts; the threshold itself belongs to both.
+    comparison: Comparison = "above"
+    # ExactCapacity, ChangeInCapacity (instances) or PercentChangeInCapacity (of what no longer warms up).
+    adjustment_type: AdjustmentType = "ChangeInCapacity"
+    # The least change of a percentage, in instances.
+    min_adjustment_magnitude: Annotated[int, Field(ge=0, le=10_000)] = 0
+    # Over the instances in service.
+    statistic: Statistic = "average"
+    # Each instance counts with its mean over this many seconds.
+    window_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    # After scaling out, this long without doing so again; EC2 has none, for instances that warm up count already.
+    scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
+    # After scaling in, this long without doing so again.
+    scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
+    # A policy that is switched off has no vote, and no veto.
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class SimpleScaling:
+    """EC2's simple scaling: one adjustment while a metric is beyond its threshold, then a cooldown."""
+
+    # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
+    metric: str
+    # In the metric's own unit.
+    threshold: float
+    # An instance count, a percentage or an exact size, as adjustment_type says.
+    adjustment: int
+    type: Literal["simple"] = "simple"
+    # What decisions call it; two policies of a group need two names.
+    name: str = "simple"
+    # On which side of the threshold the policy acts; the threshold itself belongs to both.
+    comparison: Comparison = "above"
+    # ExactCapacity, ChangeInCapacity (instances) or PercentChangeInCapacity (of what no longer warms up).
+    adjustment_type: AdjustmentType = "ChangeInCapacity"
+    # The least change of a percentage, in instances.
+    min_adjustment_magnitude: Annotated[int, Field(ge=0, le=10_000)] = 0
+    # Over the instances in service.
+    statistic: Statistic = "average"
+    # Each instance counts with its mean over this many seconds.
+    window_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    # After scaling out, this long without doing so again.
+    scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 300.0
+    # After scaling in, this long without doing so again.
+    scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 300.0
+    # A policy that is switched off has no vote, and no veto.
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class DemandTracking:
+    """Enough instances for the demand one launch ahead. It learns how wrong it is, and keeps headroom for that."""
+
+    type: Literal["demand_tracking"] = "demand_tracking"
+    # What decisions call it; two policies of a group need two names.
+    name: str = "demand_tracking"
+    # How busy an instance is: one of the agent's metrics, or app.<name> for one of the application's own.
+    metric: str = "cpu_percent"
+    # The metric's value of an instance that can do no more, in the metric's own unit.
+    full: Annotated[float, Field(gt=0)] = 100.0
+    # How much a moment with too little capacity is worth avoiding. The size follows from the errors of the forecasts.
+    headroom: Literal["lean", "normal", "ample"] = "normal"
+    # Scale in to what was wanted at the most within so many seconds; by a few instances only after six times as long.
+    patience_seconds: Annotated[float, Field(ge=60, le=86400)] = 600.0
+    # auto: what a day and a week ago looked like raises the vote where it was right lately.
+    forecast: Literal["auto", "off"] = "auto"
+    # Each instance counts with its mean over this many seconds. At 1 a step is seen whole, and answered at once.
+    window_seconds: Annotated[float, Field(ge=1, le=3600)] = 1.0
+    # Only ever scale out by this policy.
+    disable_scale_in: bool = False
+    # After scaling out, this long without doing so again.
+    scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
+    # After scaling in, this long without doing so again.
+    scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
+    # A policy that is switched off has no vote, and no veto.
+    enabled: bool = True
+
+
+Policy = Annotated[Thresholds | TargetTracking | StepScaling | SimpleScaling, Field(discriminator="type")]

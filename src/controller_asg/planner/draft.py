@@ -1,0 +1,144 @@
+"""The plan while it is being made. One lives for one call of `plan`; nothing else ever sees it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
+
+from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
+from controller_asg.model.decision import Step
+from controller_asg.model.instance import (
+    LEAVING_STATES,
+    PENDING_STATES,
+    CloudInstance,
+    Instance,
+    LifecycleState,
+)
+from controller_asg.planner.health import HEALTHY, Health, Verdict
+from controller_asg.planner.plan import LaunchPlan, TerminationPlan
+from controller_asg.planner.snapshot import Member, Snapshot
+
+
+class Draft:
+    """Instances, activities and the record as the rules have changed them so far."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.now = snapshot.now
+        self.record = snapshot.record
+        self.group = snapshot.record.group
+        self.members: dict[str, Member] = {}
+        # The same members apart, so that no rule has to go through all of them.
+        self._by_state: defaultdict[LifecycleState, dict[str, Member]] = defaultdict(dict)
+        for member in snapshot.members:
+            self._place(member)
+        self.activities = {a.activity_id: a for a in snapshot.open_activities}
+        # On those that are not plainly healthy.
+        self.verdicts: dict[str, Verdict] = {}
+        self.changed_instances: set[str] = set()
+        self.changed_activities: set[str] = set()
+        self.gone: list[str] = []
+        # What `advance` found on its way through all members, for the rules after it.
+        self.outdated: list[str] = []
+        self.wants_out: list[str] = []
+        # (instance id, reason) of those that EC2 itself says are dead.
+        self.lost: list[tuple[str, str]] = []
+        self.steps: list[Step] = []
+        self.launches: tuple[LaunchPlan, ...] = ()
+        self.terminations: list[TerminationPlan] = []
+        self.bootstraps: list[str] = []
+        self.conditions: list[tuple[str, str]] = []
+
+    def watched_seconds(self, since_at: datetime) -> float:
+        """How much of the time since then we have watched: what deadlines of others count."""
+        return (self.now - max(since_at, self.snapshot.watching_since_at)).total_seconds()
+
+    def put(self, instance: Instance, cloud: CloudInstance | None = None) -> None:
+        """A changed instance, or a new one; `cloud` is EC2's view of one that nobody knew."""
+        member = self._displace(instance.instance_id)
+        self._place(replace(member, instance=instance) if member else Member(instance, cloud, None))
+        self.changed_instances.add(instance.instance_id)
+
+    def _place(self, member: Member) -> None:
+        instance = member.instance
+        self.members[instance.instance_id] = self._by_state[instance.state][instance.instance_id] = member
+
+    def _displace(self, instance_id: str) -> Member | None:
+        member = self.members.get(instance_id)
+        if member is not None:
+            del self._by_state[member.instance.state][instance_id]
+        return member
+
+    def move(self, instance: Instance, state: LifecycleState, reason: str = "") -> Instance:
+        """Into `state` from now on; a reason that is already there is kept when none is given."""
+        moved = replace(instance, state=state, state_since_at=self.now, reason=reason or instance.reason)
+        if state is LifecycleState.IN_SERVICE:
+            moved = replace(moved, in_service_at=self.now)
+        self.put(moved)
+        return moved
+
+    def forget(self, instance_id: str) -> None:
+        self._displace(instance_id)
+        del self.members[instance_id]
+        self.changed_instances.discard(instance_id)
+        self.gone.append(instance_id)
+
+    def update(self, activity: Activity) -> None:
+        self.activities[activity.activity_id] = activity
+        self.changed_activities.add(activity.activity_id)
+
+    def end(self, activity: Activity, status: ActivityStatus, message: str = "") -> None:
+        self.update(
+            replace(
+                activity, status=status, ended_at=self.now, status_message=message or activity.status_message
+            )
+        )
+
+    def terminate(self, instance_ids: tuple[str, ...], cause: str, keep_console: bool = False) -> None:
+        """They leave from now on, by one call."""
+        for instance_id in instance_ids:
+            self.move(self.members[instance_id].instance, LifecycleState.TERMINATING, cause)
+        self.terminations.append(TerminationPlan(instance_ids, cause, keep_console))
+
+    def open_launches(self) -> Iterator[Activity]:
+        for activity in self.activities.values():
+            if activity.kind is ActivityKind.LAUNCH and activity.status is ActivityStatus.IN_PROGRESS:
+                yield activity
+
+    def launching(self) -> list[str]:
+        """The zone of each instance that was asked for and isn't known by its id yet."""
+        calls = [activity for activity in self.open_launches() if not activity.acknowledged]
+        if not calls:
+            return []
+        known = Counter(member.instance.activity_id for member in self.members.values())
+        return [
+            activity.launch.zone if activity.launch else ""
+            for activity in calls
+            for _ in range(activity.instance_count - known[activity.activity_id])
+        ]
+
+    def verdict(self, member: Member) -> Verdict:
+        return self.verdicts.get(member.instance.instance_id, HEALTHY)
+
+    def unhealthy(self) -> list[Member]:
+        """Those that are to be replaced and are not on their way out."""
+        return [
+            self.members[instance_id]
+            for instance_id, verdict in self.verdicts.items()
+            if verdict.health is Health.UNHEALTHY
+            and instance_id in self.members
+            and self.members[instance_id].instance.state not in LEAVING_STATES
+        ]
+
+    def live(self) -> list[Member]:
+        """Every member that is not on its way out."""
+        return self._in([state for state in self._by_state if state not in LEAVING_STATES])
+
+    def pending(self) -> list[Member]:
+        return self._in(PENDING_STATES)
+
+    def serving(self) -> list[Member]:
+        return self._in([LifecycleState.IN_SERVICE])
+
+    def _in(self, states: Iterable[LifecycleState]) -> list[Member]:
+        return [member for state in sorted(states) for member in self._by_state[state].values()]

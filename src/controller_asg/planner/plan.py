@@ -1,0 +1,50 @@
+"""What a pass will do: changes to journal, then calls to make."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from controller_asg.model.activity import Activity
+from controller_asg.model.decision import Decision
+from controller_asg.model.instance import Instance
+from controller_asg.model.record import GroupRecord, LaunchTemplate
+from controller_asg.planner.health import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """`count` instances in one call, in one subnet (or wherever EC2 likes, when `subnet_id` is empty)."""
+
+    template: LaunchTemplate
+    count: int
+    subnet_id: str
+    zone: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class TerminationPlan:
+    """`keep_console`: the instance never came up, so its console's end is kept with the activity."""
+
+    instance_ids: tuple[str, ...]
+    cause: str
+    keep_console: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`instances` are those whose record changed; `gone` are to be forgotten; `activities` those that moved or ended.
+
+    `bootstraps` are instances on which the role is to run, unless it runs already. `conditions` are (kind, message).
+    `verdicts` are those on instances that are not plainly healthy.
+    """
+
+    record: GroupRecord
+    instances: tuple[Instance, ...]
+    gone: tuple[str, ...]
+    activities: tuple[Activity, ...]
+    launches: tuple[LaunchPlan, ...]
+    terminations: tuple[TerminationPlan, ...]
+    bootstraps: tuple[str, ...]
+    decision: Decision
+    conditions: tuple[tuple[str, str], ...]
+    verdicts: Mapping[str, Verdict]

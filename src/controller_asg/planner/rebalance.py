@@ -1,0 +1,42 @@
+"""Zones made level again, one instance at a time: launched in the emptiest zone first, then the fullest gives one up.
+
+Off unless the group asks for it. What follows the launch is the ordinary shrinking, which takes from the fullest zone;
+here is only when to begin, and that nobody goes before the new one serves.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from controller_asg.model.instance import PENDING_STATES
+from controller_asg.planner import backoff
+from controller_asg.planner.draft import Draft
+from controller_asg.planner.snapshot import Member
+
+# Two zones that differ by one are level: an odd number can't be split.
+UNEVEN_BY = 2
+
+
+def emptiest(draft: Draft, members: Sequence[Member]) -> tuple[str, str] | None:
+    """(subnet, zone) where one more would make zones more level; None when they are level, or no launch is allowed."""
+    if not draft.group.rebalance_zones or not draft.snapshot.subnets:
+        return None
+    serving = [m.instance for m in members if m.instance.state not in PENDING_STATES]
+    counts = Counter(instance.zone for instance in serving)
+    # A zone gives one up only where shrinking would take it from there.
+    givers = {instance.zone for instance in serving if not instance.protected_from_scale_in}
+    instance_type = draft.record.template.launch.instance_type
+    allowed = [
+        (subnet, zone)
+        for subnet, zone in draft.snapshot.subnets
+        if backoff.holding(draft.record, (zone, instance_type), draft.now) is None
+    ]
+    if not allowed or not givers:
+        return None
+    best = min(allowed, key=lambda place: counts[place[1]])
+    return best if max(counts[zone] for zone in givers) - counts[best[1]] >= UNEVEN_BY else None
+
+
+def under_way(draft: Draft, members: Sequence[Member], surplus: int, launching: int) -> bool:
+    """The surplus is the one instance that was launched for this, and it does not serve yet."""
+    booting = sum(m.instance.state in PENDING_STATES for m in members)
+    return surplus == 1 == booting + launching and emptiest(draft, members) is not None

@@ -1,0 +1,257 @@
+"""How many instances there should be, and what brings the group there.
+
+The fixed order: orders of operators, votes of the policies (with their cooldowns), bounds, mass silence, then
+replacement and the launches or terminations that close the gap, held back by backoffs and min_healthy_percentage.
+"""
+
+import math
+from dataclasses import replace
+from datetime import timedelta
+
+from controller_asg.model.decision import Step
+from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView, LifecycleState
+from controller_asg.model.record import LastChange
+from controller_asg.planner import backoff, launches, rebalance, victims, zones
+from controller_asg.planner.draft import Draft
+from controller_asg.planner.health import Health, hold_mass_silence
+from controller_asg.planner.plan import LaunchPlan
+from controller_asg.planner.snapshot import Member, Protect, SetDesired, SetHealth, Terminate
+from controller_asg.policy.serving import Fleet
+from controller_asg.policy.voting import Wish, combine
+
+
+def set_desired(draft: Draft, capacity: int, step: str, reason: str) -> None:
+    """Desired capacity, kept within the bounds; each change stands in the decision."""
+    before = draft.record.desired_capacity
+    if capacity != before:
+        draft.steps.append(Step(step, before, capacity, reason))
+    draft.record = replace(draft.record, desired_capacity=capacity)
+    apply_bounds(draft)
+
+
+def apply_bounds(draft: Draft) -> None:
+    desired = draft.record.desired_capacity
+    bounded = min(max(desired, draft.group.min_size), draft.group.max_size)
+    if bounded != desired:
+        name = "min_size" if bounded > desired else "max_size"
+        word = "fewer" if bounded > desired else "more"
+        draft.steps.append(Step(name, desired, bounded, f"never {word} than {bounded}"))
+        draft.record = replace(draft.record, desired_capacity=bounded)
+
+
+def take_orders(draft: Draft) -> None:
+    """What operators (and agents that want out) have asked for; the API has checked it against the bounds."""
+    for order in draft.snapshot.orders:
+        match order:
+            case SetDesired():
+                set_desired(draft, order.capacity, "order", f"asked for by {order.actor}")
+            case Terminate():
+                _release(
+                    draft, order.instance_id, order.decrement, f"terminated on the word of {order.actor}"
+                )
+            case SetHealth():
+                member = draft.members.get(order.instance_id)
+                if member is not None and member.instance.state not in LEAVING_STATES:
+                    draft.put(replace(member.instance, marked_unhealthy="" if order.healthy else order.actor))
+            case Protect():
+                for instance_id in order.instance_ids:
+                    member = draft.members.get(instance_id)
+                    if member is not None and member.instance.state not in LEAVING_STATES:
+                        draft.put(replace(member.instance, protected_from_scale_in=order.protected))
+    for instance_id in draft.wants_out:
+        _release(draft, instance_id, True, "its agent asked to leave the group (/unregister)")
+
+
+def _release(draft: Draft, instance_id: str, decrement: bool, cause: str) -> None:
+    member = draft.members.get(instance_id)
+    if member is None or member.instance.state in LEAVING_STATES:
+        return
+    draft.terminate((instance_id,), cause)
+    if decrement:
+        # At min_size the bound raises it again, and the instance is replaced.
+        set_desired(draft, draft.record.desired_capacity - 1, "order", f"{instance_id}: {cause}")
+
+
+def vote(draft: Draft) -> Wish:
+    """Let the policies vote, and take their wish as far as the bounds allow."""
+    warming = len(draft.pending()) + len(draft.launching())
+    warm_at = draft.now - timedelta(seconds=draft.group.default_instance_warmup_seconds)
+    serving = []
+    for member in draft.serving():
+        instance, agent = member.instance, member.agent
+        instance_id = instance.instance_id
+        if instance.in_service_at is not None and instance.in_service_at > warm_at:
+            warming += 1
+        elif agent is not None and instance_id not in draft.verdicts:
+            serving.append(agent)
+        elif draft.verdict(member).health is not Health.UNHEALTHY:
+            # A suspect one is shown as silent.
+            serving.append(AgentView(instance_id, silent_seconds=None))
+    desired = draft.record.desired_capacity
+    wish = combine(
+        draft.group.policies, Fleet(tuple(serving), desired, warming), draft.record.last_changes, draft.now
+    )
+    draft.steps.extend(wish.steps)
+    if wish.capacity != desired:
+        draft.record = replace(draft.record, desired_capacity=wish.capacity)
+        apply_bounds(draft)
+        if draft.record.desired_capacity != desired:
+            direction = "out" if draft.record.desired_capacity > desired else "in"
+            kept = tuple(
+                change
+                for change in draft.record.last_changes
+                if not (change.policy in wish.winners and change.direction == direction)
+            )
+            new = tuple(LastChange(policy, direction, draft.now) for policy in wish.winners)
+            draft.record = replace(draft.record, last_changes=kept + new)
+    if serving:
+        for policy in draft.group.policies:
+            if policy.enabled and not any(
+                s.samples and policy.metric in s.samples[-1].values for s in serving
+            ):
+                draft.conditions.append(
+                    ("MetricMissing", f"no agent reports {policy.metric}, so policy {policy.name} abstains")
+                )
+    return wish
+
+
+def hold_silence(draft: Draft) -> None:
+    for held in hold_mass_silence(draft.snapshot, draft.serving(), draft.verdicts):
+        where = f" in {held.zone}" if held.zone else ""
+        reason = (
+            f"{held.silent} of {held.of_all}{where} fell silent together: none is replaced until they speak again"
+            " or EC2 confirms their deaths"
+        )
+        desired = draft.record.desired_capacity
+        draft.steps.append(Step("mass_silence", desired, desired, reason))
+        draft.conditions.append(("MassSilence", reason))
+
+
+def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
+    """Launch what is missing, replace what is dead, terminate what is too much."""
+    desired = draft.record.desired_capacity
+    live = draft.live()
+    unhealthy = draft.unhealthy()
+    healthy = [m for m in live if draft.verdict(m).health is not Health.UNHEALTHY] if unhealthy else live
+    serving = [m for m in healthy if m.instance.state is LifecycleState.IN_SERVICE]
+    launching = draft.launching()
+    need = desired - len(healthy) - len(launching)
+    waiting: list[Member] = []
+    if need > 0:
+        unhealthy, waiting = _in_turn(draft, unhealthy)
+        need = max(0, need - len(waiting))
+    if need > 0:
+        _launch(draft, need, [*healthy, *waiting], unhealthy, launching, why)
+    elif need < 0 and rebalance.under_way(draft, healthy, -need, len(launching)):
+        reason = "the one launched to level the zones does not serve yet"
+        draft.steps.append(Step("rebalance", desired, desired, reason))
+    elif need < 0:
+        _shrink(draft, -need, healthy, len(serving), wanted_victims, why)
+    elif len(serving) == len(live) == desired and (place := rebalance.emptiest(draft, healthy)) is not None:
+        _launch_for_balance(draft, place, len(live))
+    if len(serving) + len(waiting) >= desired and need <= 0:
+        # Their replacements serve, so they may go.
+        for member in unhealthy:
+            instance_id = member.instance.instance_id
+            draft.terminate((instance_id,), f"unhealthy: {draft.verdicts[instance_id].reason}")
+
+
+def _in_turn(draft: Draft, unhealthy: list[Member]) -> tuple[list[Member], list[Member]]:
+    """Those to be replaced now, of which somebody told first; and those that wait until they are."""
+    budget = max(1, draft.record.desired_capacity * draft.group.replacement_budget_percentage // 100)
+    if len(unhealthy) <= budget:
+        return unhealthy, []
+    in_turn = sorted(unhealthy, key=lambda m: (not draft.verdict(m).told, m.instance.instance_id))
+    reason = (
+        f"{len(unhealthy)} are unhealthy, {budget} are replaced at a time"
+        f" ({draft.group.replacement_budget_percentage} % of {draft.record.desired_capacity})"
+    )
+    draft.steps.append(Step("replacement_budget", len(unhealthy), budget, reason))
+    draft.conditions.append(("ReplacementsWait", reason))
+    return in_turn[:budget], in_turn[budget:]
+
+
+def _launch(
+    draft: Draft, need: int, healthy: list[Member], unhealthy: list[Member], launching: list[str], why: str
+) -> None:
+    desired = draft.record.desired_capacity
+    held = backoff.holding(draft.record, backoff.GROUP, draft.now)
+    if held:
+        left = (held.until_at - draft.now).total_seconds()
+        reason = f"{held.failures} failed in a row, next in {left:.0f} s: {held.reason}"
+        draft.steps.append(Step("launch_backoff", need, 0, reason))
+        draft.conditions.append(("LaunchesFailing", reason))
+        return
+    if draft.snapshot.subnets is None:
+        draft.steps.append(Step("subnets", need, 0, "EC2 has not told yet where the group may launch"))
+        return
+    reasons = [f"{m.instance.instance_id} {draft.verdict(m).reason}" for m in unhealthy]
+    reasons += [f"{instance_id} {reason}" for instance_id, reason in draft.lost]
+    cause = f"replace {'; '.join(reasons[:5])}" if reasons else why
+    allowed = min(need, launches.room_to_grow(draft.record, draft.now))
+    if allowed < need:
+        reason = (
+            f"{need} wanted, {allowed} may be launched: more than {draft.group.growth_limit_percentage} % of max_size"
+            f" within {draft.group.growth_window_seconds:g} s would be a runaway"
+        )
+        draft.steps.append(Step("growth_limit", need, allowed, reason))
+        draft.conditions.append(("GrowthLimited", reason))
+    if not allowed:
+        return
+    taken = [m.instance.zone for m in healthy] + launching
+    draft.launches = tuple(
+        launch
+        for template, count in launches.share_out(draft, allowed)
+        for launch in zones.spread(
+            template, count, draft.record, draft.snapshot.subnets, taken, cause, draft.now
+        )
+    )
+    if not draft.launches:
+        reason = "; ".join(f"{b.zone}: {b.reason}" for b in draft.record.backoffs if b.zone)
+        draft.steps.append(Step("no_capacity", need, 0, f"every zone is avoided for now: {reason}"))
+        draft.conditions.append(("CapacityShort", reason))
+        return
+    draft.record = launches.launched(draft.record, sum(plan.count for plan in draft.launches), draft.now)
+    # Launch before terminate, unless max_size leaves no room: then the dead go first.
+    room = draft.group.max_size - len(healthy) - len(unhealthy) - len(launching)
+    for member in unhealthy[: max(0, need - max(room, 0))]:
+        instance_id = member.instance.instance_id
+        draft.steps.append(
+            Step("max_size", desired, desired, f"no room to launch before {instance_id} is terminated")
+        )
+        draft.terminate((instance_id,), f"unhealthy: {draft.verdicts[instance_id].reason}")
+
+
+def _launch_for_balance(draft: Draft, place: tuple[str, str], size: int) -> None:
+    if size >= draft.group.max_size or backoff.holding(draft.record, backoff.GROUP, draft.now) is not None:
+        return
+    if not launches.room_to_grow(draft.record, draft.now) or launches.stopped(draft.record):
+        return
+    cause = f"{place[1]} has fewer than the others (rebalance_zones)"
+    draft.launches = (LaunchPlan(draft.record.template, 1, *place, cause),)
+    draft.record = launches.launched(draft.record, 1, draft.now)
+
+
+def _shrink(
+    draft: Draft, surplus: int, healthy: list[Member], serving: int, wanted: tuple[str, ...], why: str
+) -> None:
+    desired = draft.record.desired_capacity
+    chosen = victims.choose(healthy, surplus, wanted, draft.record.launch_version)
+    if len(chosen) < surplus:
+        held = surplus - len(chosen)
+        draft.steps.append(
+            Step("protection", desired, desired, f"{held} too many, but protected from scale-in")
+        )
+    floor = math.ceil(desired * draft.group.min_healthy_percentage / 100)
+    spare = max(0, serving - floor)
+    going = []
+    for member in chosen:
+        if member.instance.state not in PENDING_STATES:
+            if spare == 0:
+                reason = f"{serving} in service, {floor} must stay ({draft.group.min_healthy_percentage} %)"
+                draft.steps.append(Step("min_healthy_percentage", desired, desired, reason))
+                break
+            spare -= 1
+        going.append(member.instance.instance_id)
+    if going:
+        draft.terminate(tuple(going), why)

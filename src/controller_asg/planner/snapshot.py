@@ -1,0 +1,105 @@
+"""Everything a decision may look at, in one immutable value with its time in it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from controller_asg.model.activity import Activity
+from controller_asg.model.errors import CloudError
+from controller_asg.model.instance import AgentView, CloudInstance, Instance
+from controller_asg.model.record import GroupRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One instance of the group in its three views."""
+
+    instance: Instance
+    cloud: CloudInstance | None
+    agent: AgentView | None
+    # How long EC2's answers have not shown it, from one to another. None: the newest one does, or none has come yet.
+    missing_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One of EC2's answers to DescribeInstances: how long ago it was asked, and how long ago it came."""
+
+    asked_seconds: float
+    came_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call to EC2 ended. Without an error it was done; a launch then says which instances it made."""
+
+    activity_id: str
+    error: CloudError | None = None
+    instances: tuple[CloudInstance, ...] = ()
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrapped:
+    """The role's run on an instance has ended; `error` empty when it went well."""
+
+    instance_id: str
+    error: str = ""
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetDesired:
+    capacity: int
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    instance_id: str
+    decrement: bool
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Protect:
+    instance_ids: tuple[str, ...]
+    protected: bool
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetHealth:
+    """What somebody outside knows of an instance. One said to be unhealthy is replaced after its grace period."""
+
+    instance_id: str
+    healthy: bool
+    actor: str
+
+
+Order = SetDesired | Terminate | Protect | SetHealth
+Fact = Outcome | Bootstrapped
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`observed`: EC2 has answered since the start; until then nothing is done.
+
+    `answers` are EC2's latest ones, without a failed call between or after them. `strangers` carry the group's tag and
+    stand in no record. `subnets` are (id, zone), in the operator's order; None: EC2 has not told them yet.
+    `watching_since_at`: since then passes were made and EC2 answered without a gap, and no clock stepped; what an
+    instance did before that nobody saw, so no deadline of its counts from earlier.
+    """
+
+    now: datetime
+    record: GroupRecord
+    members: tuple[Member, ...]
+    open_activities: tuple[Activity, ...]
+    observed: bool
+    answers: tuple[Answer, ...]
+    silence_seconds: float
+    ping_timeout_seconds: float
+    watching_since_at: datetime
+    strangers: tuple[CloudInstance, ...] = ()
+    subnets: tuple[tuple[str, str], ...] | None = None
+    facts: tuple[Fact, ...] = ()
+    orders: tuple[Order, ...] = ()

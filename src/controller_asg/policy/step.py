@@ -1,0 +1,62 @@
+"""Step and simple scaling: while a metric is beyond its threshold, adjust the capacity, by how far beyond it is."""
+
+import math
+
+from controller_asg.model.decision import Vote
+from controller_asg.model.scaling_policy import SimpleScaling, StepAdjustment, StepScaling
+from controller_asg.policy.adjustment import adjusted
+from controller_asg.policy.readings import readings, statistic
+from controller_asg.policy.serving import Fleet
+
+
+def vote(policy: StepScaling | SimpleScaling, fleet: Fleet) -> Vote:
+    """The capacity that the step asks for into which the metric's distance from the threshold falls.
+
+    Scaling out, the adjustment is of what does not warm up any more, so a higher step while instances still warm up
+    adds only the difference; scaling in waits until nothing warms up. Instances that don't report count as nothing
+    where the policy acts above its threshold and as at it where it acts below, so silence is never beyond it.
+
+    Source: EC2 Auto Scaling user guide, "Step and simple scaling policies": step adjustments, and instance warmup.
+    """
+    _, known = readings(fleet.serving, policy.metric, policy.window_seconds)
+    if not known:
+        return Vote(policy.name, None, f"no instance in service reports {policy.metric}")
+    missing = len(fleet.serving) - len(known)
+    share = policy.threshold / (len(fleet.serving) if policy.statistic == "sum" else 1)
+    silent = min(0.0, share) if policy.comparison == "above" else share
+    value = statistic(policy.statistic, known + [silent] * missing)
+    assert value is not None
+    seen = f"{policy.statistic} {policy.metric} {value:.4g}, threshold {policy.threshold:g}"
+    if missing:
+        seen += f", {missing} of {len(fleet.serving)} silent"
+    beyond = value - policy.threshold
+    if beyond < 0 if policy.comparison == "above" else beyond > 0:
+        # As in EC2, a policy whose threshold is not reached has no say.
+        return Vote(policy.name, fleet.desired, f"{seen}: not {policy.comparison}", consents=True)
+    step = _step(policy, beyond)
+    if step is None:
+        return Vote(policy.name, fleet.desired, f"{seen}: in no step", consents=True)
+    settled = max(0, fleet.desired - fleet.warming)
+    wanted = adjusted(policy.adjustment_type, step, policy.min_adjustment_magnitude, settled)
+    seen += (
+        f": {policy.adjustment_type} {step:+d}" if policy.adjustment_type != "ExactCapacity" else f": {step}"
+    )
+    if wanted > settled or (policy.adjustment_type == "ExactCapacity" and wanted >= fleet.desired):
+        return Vote(policy.name, max(wanted, fleet.desired), seen)
+    if fleet.warming:
+        return Vote(policy.name, fleet.desired, f"{seen}: {fleet.warming} still warming up")
+    return Vote(policy.name, wanted, seen)
+
+
+def _step(policy: StepScaling | SimpleScaling, beyond: float) -> int | None:
+    if isinstance(policy, SimpleScaling):
+        return policy.adjustment
+    above = policy.comparison == "above"
+    return next((step.adjustment for step in policy.steps if _holds(step, beyond, above)), None)
+
+
+def _holds(step: StepAdjustment, beyond: float, above: bool) -> bool:
+    """Above the threshold the lower bound belongs to the step, below it the upper one."""
+    low = -math.inf if step.lower is None else step.lower
+    high = math.inf if step.upper is None else step.upper
+    return low <= beyond < high if above else low < beyond <= high

@@ -1,0 +1,81 @@
+"""All policies of a group, asked and combined: scaling out takes the highest vote, scaling in needs every consent."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from controller_asg.model.decision import Step, Vote
+from controller_asg.model.record import LastChange
+from controller_asg.model.scaling_policy import Policy, SimpleScaling, StepScaling, TargetTracking, Thresholds
+from controller_asg.policy import step, target_tracking, thresholds
+from controller_asg.policy.serving import Fleet
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the policies want together. `victims`: who should go, if anyone. `winners`: whose votes it came from."""
+
+    capacity: int
+    votes: tuple[Vote, ...]
+    steps: tuple[Step, ...]
+    victims: tuple[str, ...]
+    winners: tuple[str, ...]
+
+
+def ask(policy: Policy, fleet: Fleet) -> Vote:
+    match policy:
+        case Thresholds():
+            return thresholds.vote(policy, fleet)
+        case TargetTracking():
+            return target_tracking.vote(policy, fleet)
+        case StepScaling() | SimpleScaling():
+            return step.vote(policy, fleet)
+
+
+def combine(
+    policies: tuple[Policy, ...], fleet: Fleet, last_changes: tuple[LastChange, ...], now: datetime
+) -> Wish:
+    """A policy in its cooldown keeps its vote on record, and counts as wanting the present size in that direction.
+
+    One that abstains consents to nothing: no data never counts as low load.
+    """
+    desired = fleet.desired
+    asked = tuple((policy, ask(policy, fleet)) for policy in policies if policy.enabled)
+    votes = tuple(vote for _, vote in asked)
+    steps: list[Step] = []
+    outs: list[Vote] = []
+    ins: list[Vote] = []
+    for policy, vote in asked:
+        if vote.capacity is None or vote.capacity == desired:
+            continue
+        until_at = _cooldown_end(policy, vote.capacity > desired, last_changes)
+        if until_at is not None and now < until_at:
+            left = (until_at - now).total_seconds()
+            steps.append(Step("cooldown", vote.capacity, desired, f"{policy.name}: {left:.0f} s left"))
+        elif vote.capacity > desired:
+            outs.append(vote)
+        else:
+            ins.append(vote)
+    if outs:
+        highest = max(vote.capacity or 0 for vote in outs)
+        winners = tuple(vote.policy for vote in outs if vote.capacity == highest)
+        return Wish(highest, votes, tuple(steps), (), winners)
+    if ins:
+        highest = max(vote.capacity or 0 for vote in ins)
+        against = tuple(vote.policy for vote in votes if vote not in ins and not vote.consents)
+        if against:
+            steps.append(
+                Step("consent", highest, desired, f"{', '.join(against)} does not consent to scale in")
+            )
+            return Wish(desired, votes, tuple(steps), (), ())
+        victims = tuple(dict.fromkeys(victim for vote in ins for victim in vote.victims))
+        return Wish(highest, votes, tuple(steps), victims, tuple(vote.policy for vote in ins))
+    return Wish(desired, votes, tuple(steps), (), ())
+
+
+def _cooldown_end(policy: Policy, out: bool, last_changes: tuple[LastChange, ...]) -> datetime | None:
+    seconds = policy.scale_out_cooldown_seconds if out else policy.scale_in_cooldown_seconds
+    direction = "out" if out else "in"
+    for change in last_changes:
+        if change.policy == policy.name and change.direction == direction:
+            return change.at + timedelta(seconds=seconds)
+    return None

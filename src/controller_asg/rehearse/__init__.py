@@ -1,0 +1,1 @@
+"""A load trace replayed through a policy in virtual time: traces, the world, its figures, and what to compare with."""

@@ -1,0 +1,32 @@
+"""Demand tracking as a follower of a rehearsal.
+
+It calls the policy's own `decide` with the load of the tick before: building a Fleet with a reading for each instance,
+and a Vote with its line, would take longer than the whole rest of a tick.
+"""
+
+from collections.abc import Callable
+
+from controller_asg.model.scaling_policy import DemandTracking
+from controller_asg.policy.demand import DemandMemory
+from controller_asg.policy.demand_tracking import FULL, Load, Wish, decide
+from controller_asg.rehearse.load import TICK_SECONDS
+from controller_asg.rehearse.world import Follower, Seen
+
+
+def demand_tracking(
+    policy: DemandTracking, delay_seconds: float = 120.0, tell: Callable[[Seen, Wish], None] | None = None
+) -> Follower:
+    """A fresh one, with an empty memory. `tell` hears each tick's wish."""
+    memory = DemandMemory()
+
+    def follow(seen: Seen) -> int:
+        if not seen.tick:
+            return seen.desired
+        load = Load(seen.utilisation * seen.served_by, seen.served_by, 0, seen.utilisation >= FULL)
+        now = float(seen.tick * TICK_SECONDS)
+        wish = decide(policy, memory, load, seen.desired, seen.booting, now, delay_seconds)
+        if tell is not None:
+            tell(seen, wish)
+        return wish.capacity
+
+    return follow

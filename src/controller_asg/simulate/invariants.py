@@ -1,0 +1,327 @@
+"""What must be true in every world at every step, and what must become true once nothing goes wrong any more.
+
+The checker sees the truth (EC2's machines, the agents) and what is durable; it never looks into the controller. Each
+rule that is broken is kept once, with the moment.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from controller_asg.cloud.launch_call import LAUNCH_VERSION_TAG
+from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
+from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, Ec2State, LifecycleState
+from controller_asg.model.record import Change
+from controller_asg.planner.health import MASS_SILENCE_MINIMUM, MASS_SILENCE_WINDOW_SECONDS
+from controller_asg.simulate.ec2 import BAD_IMAGE, Machine
+from controller_asg.simulate.world import World
+
+# Which states may follow which; an absent one is the beginning. An instance is forgotten from any of them.
+TRANSITIONS: Mapping[LifecycleState | None, frozenset[LifecycleState]] = {
+    # A launch whose instances are no longer wanted when they become known.
+    None: frozenset({LifecycleState.PENDING, LifecycleState.TERMINATING}),
+    LifecycleState.PENDING: frozenset({LifecycleState.IN_SERVICE, LifecycleState.TERMINATING}),
+    LifecycleState.IN_SERVICE: frozenset({LifecycleState.TERMINATING}),
+    LifecycleState.TERMINATING: frozenset(),
+}
+# An instance that carries our tags is on record so soon after it could be known.
+ADOPTED_WITHIN_SECONDS = 60.0
+# After a fault that touched an instance, or all of them, its replacement may still be under way for so long.
+AFTERMATH_SECONDS = 60.0
+# Silent for so long, everyone among them has been judged silent.
+MASS_SILENCE_SECONDS = 10.0
+# A lowered max_size is reached by terminations, which take a while.
+LOWERED_SECONDS = 120.0
+
+
+def transition_names() -> set[str]:
+    """Every transition that may be seen, as `Result.transitions` names it."""
+    moves = {f"{before or 'new'} → {after}" for before, afters in TRANSITIONS.items() for after in afters}
+    return moves | {f"{state} → forgotten" for state in TRANSITIONS if state is not None}
+
+
+class Invariants:
+    """`excused(instance_id)`: it was touched by a fault a moment ago, or nobody could hear it."""
+
+    def __init__(self, world: World, excused: Callable[[str], bool]) -> None:
+        self._world = world
+        self._excused = excused
+        self._journal: dict[
+            str, Activity
+        ] = {}  # all that ever became durable, whatever happened to the store since
+        self._made = Counter[str]()  # instances by token
+        self._bad = Counter[str]()  # instances of the bad image by group and launch version
+        self._unknown_since: dict[str, float] = {}
+        self._max_size: dict[str, list[tuple[float, int]]] = {}
+        self.broken: list[str] = []
+        self._seen: set[str] = set()
+        self.transitions: set[tuple[LifecycleState | None, LifecycleState | None]] = set()
+        world.ec2.on_launch = self.launched
+        world.ec2.on_terminate = self.terminated
+        world.disk.on_commit = self.committed
+
+    def violate(self, rule: str, what: str) -> None:
+        """The same rule broken again tells nothing new."""
+        if rule not in self._seen:
+            self._seen.add(rule)
+            self.broken.append(f"{rule}: {what}")
+            self._world.ec2.tell(f"BROKEN {rule}: {what}")
+
+    # What EC2 does on our word
+
+    def launched(self, token: str, machines: list[Machine]) -> None:
+        disk = self._world.disk
+        activity = self._journal.get(token)
+        if activity is None:
+            self.violate("journalled before the call", f"{token} launches and is in no journal")
+            return
+        self._made[token] += len(machines)
+        if self._made[token] > activity.instance_count:
+            made = f"{self._made[token]} instances of {activity.instance_count}"
+            self.violate("an activity launches once", f"{token} made {made}")
+        group = machines[0].group
+        if group not in disk.groups:
+            return
+        # Whoever is on its way out by our decision does not count, nor does an orphan of an answer that was lost.
+        ours = set(self._journal)
+        here = [
+            machine
+            for machine in self._world.ec2.alive()
+            if machine.group == group
+            and machine.token in ours
+            and not self._leaving(machine.instance_id)
+            and (machine.instance_id in disk.instances or self._is_open(machine.token))
+        ]
+        allowed = self._allowed(group)
+        if len(here) > allowed:
+            self.violate("never above max_size", f"{group} has {len(here)}, max_size is {allowed}")
+
+    def _few_of_a_bad_image(self, machine: Machine) -> None:
+        """Where a good version is known, a bad image costs no more than `failed_launches_limit` instances."""
+        record = self._world.disk.groups.get(machine.group)
+        if machine.image_id != BAD_IMAGE or record is None or record.launch_memory.good is None:
+            return
+        version = f"{machine.group} {machine.tags[LAUNCH_VERSION_TAG]}"
+        self._bad[version] += 1
+        limit = record.group.failed_launches_limit
+        if self._bad[version] > limit:
+            what = f"gave up {self._bad[version]} of {version}, the limit is {limit}"
+            self.violate("a bad image costs few instances", what)
+
+    def terminated(self, machine: Machine) -> None:
+        disk, instance_id = self._world.disk, machine.instance_id
+        ending = [
+            activity
+            for activity in self._journal.values()
+            if activity.kind is ActivityKind.TERMINATE and instance_id in activity.instance_ids
+        ]
+        if not ending:
+            self.violate("journalled before the call", f"{instance_id} is terminated and in no journal")
+            return
+        cause = max(ending, key=lambda activity: activity.activity_id).cause
+        known = disk.instances.get(instance_id)
+        if cause.startswith("its agent did not register"):
+            self._few_of_a_bad_image(machine)
+        told = "marked unhealthy by" in cause
+        by_verdict = cause.startswith(("unhealthy", "its agent did not register", "EC2 ")) and not told
+        if by_verdict and self._well(machine) and not self._excused(instance_id):
+            self.violate("no healthy instance is terminated as a sick one", f"{instance_id}: {cause}")
+        ordered = told or "on the word of" in cause or "asked to leave" in cause
+        if known is not None and known.protected_from_scale_in and not by_verdict and not ordered:
+            self.violate("no protected instance is scaled in", f"{instance_id}: {cause}")
+
+    def _not_in_mass_silence(self, change: Change, group: str, instance_id: str) -> None:
+        """While more than mass_silence_percentage of a group can't be heard at all, nobody goes for being silent."""
+        world = self._world
+        record = world.disk.groups.get(group)
+        arriving = [new for new in change.instances if new.in_service_at == new.state_since_at]
+        arriving = [new for new in arriving if world.disk.instances[new.instance_id].state in PENDING_STATES]
+        serving = [
+            i
+            for i, one in [*world.disk.instances.items(), *((new.instance_id, new) for new in arriving)]
+            if one.group == group
+            and one.state is LifecycleState.IN_SERVICE
+            and i in world.ec2.machines
+            and world.ec2.machines[i].state is Ec2State.RUNNING
+        ]
+        its = world.agents.agent(instance_id).arrived_at
+        silent = [
+            i
+            for i in serving
+            if not world.agents.heard(i, MASS_SILENCE_SECONDS)
+            and abs(world.agents.agent(i).arrived_at - its) <= MASS_SILENCE_WINDOW_SECONDS / 2
+        ]
+        if record is None or len(serving) < MASS_SILENCE_MINIMUM:
+            return
+        if len(silent) * 100 > record.group.mass_silence_percentage * len(serving):
+            what = f"{instance_id} goes while {len(silent)} of {len(serving)} are silent"
+            self.violate("mass silence replaces nobody", what)
+
+    # What becomes durable
+
+    def committed(self, change: Change) -> None:
+        disk = self._world.disk
+        self._journal.update({activity.activity_id: activity for activity in change.activities})
+        for instance in change.instances:
+            old = disk.instances.get(instance.instance_id)
+            before = old.state if old is not None else None
+            gone_silent = instance.reason.startswith("unhealthy: silent")
+            if before is LifecycleState.IN_SERVICE and instance.state in LEAVING_STATES and gone_silent:
+                self._not_in_mass_silence(change, instance.group, instance.instance_id)
+            if before is not instance.state:
+                self._moved(instance.instance_id, before, instance.state)
+        for instance_id in change.deleted_instances:
+            old = disk.instances.get(instance_id)
+            self.transitions.add((old.state if old else None, None))
+            machine = self._world.ec2.machines.get(instance_id)
+            if machine is not None and machine.alive:
+                self.violate("nothing that runs is forgotten", f"{instance_id} is {machine.state}")
+        for record in change.groups:
+            name, now = record.group.name, self._world.loop.time()
+            self._max_size.setdefault(name, []).append((now, record.group.max_size))
+            known = disk.groups.get(name)
+            low, high = record.group.min_size, record.group.max_size
+            if known is None or record.version != known.version:
+                continue  # a document was applied; the next pass applies its bounds
+            if not low <= record.desired_capacity <= high:
+                self.violate(
+                    "desired within its bounds", f"{name} {record.desired_capacity} of {low} to {high}"
+                )
+            if record.desired_capacity != known.desired_capacity:
+                self._explained(change, name, known.desired_capacity, record.desired_capacity)
+        self._keeps_healthy(change)
+
+    def _moved(self, instance_id: str, before: LifecycleState | None, after: LifecycleState) -> None:
+        self.transitions.add((before, after))
+        if after not in TRANSITIONS[before]:
+            self.violate("every transition is legal", f"{instance_id} {before} → {after}")
+
+    def _explained(self, change: Change, name: str, before: int, after: int) -> None:
+        decision = change.decision
+        if (
+            decision is None
+            or decision.desired_after != after
+            or not (decision.steps or any(vote.capacity is not None for vote in decision.votes))
+        ):
+            self.violate("every change of size is explained", f"{name} {before} → {after}")
+
+    def _keeps_healthy(self, change: Change) -> None:
+        """By a change of size of ours no fewer stay in service than min_healthy_percentage of desired capacity."""
+        disk = self._world.disk
+        shrunk: set[str] = set()
+        for instance in change.instances:
+            old = disk.instances.get(instance.instance_id)
+            by_size = not instance.reason.startswith(("unhealthy", "EC2 ", "its agent")) and (
+                "on the word of" not in instance.reason
+            )
+            if (
+                instance.state in LEAVING_STATES
+                and old is not None
+                and old.state is LifecycleState.IN_SERVICE
+                and by_size
+            ):
+                shrunk.add(instance.group)
+        for group in sorted(shrunk):
+            record = next((r for r in change.groups if r.group.name == group), disk.groups.get(group))
+            if record is None:
+                continue
+            after = {**disk.instances, **{one.instance_id: one for one in change.instances}}
+            staying = sum(
+                one.state is LifecycleState.IN_SERVICE and one.group == group for one in after.values()
+            )
+            floor = math.ceil(record.desired_capacity * record.group.min_healthy_percentage / 100)
+            if staying < floor:
+                what = f"{group} keeps {staying} in service, {floor} must stay"
+                self.violate("never below min_healthy_percentage by our own act", what)
+
+    # What the clock brings
+
+    def tick(self, watching: bool) -> None:
+        """Once a virtual second. `watching`: controller, store, EC2's Describe and their network are well."""
+        world, now = self._world, self._world.loop.time()
+        if not watching:
+            self._unknown_since.clear()
+            return
+        strangers = {
+            machine.instance_id
+            for machine in world.ec2.alive()
+            if machine.group in world.disk.groups and machine.instance_id not in world.disk.instances
+        }
+        self._unknown_since = {i: self._unknown_since.get(i, now) for i in strangers}
+        for instance_id, since in self._unknown_since.items():
+            if now - since > ADOPTED_WITHIN_SECONDS:
+                self.violate("what carries our tags is adopted", f"{instance_id} is in no record")
+
+    def unsettled(self) -> list[str]:
+        """What is not as it should be in a world at rest; empty when all is."""
+        world, found = self._world, []
+        hopeless = self.hopeless()
+        for name, record in world.disk.groups.items():
+            if name in hopeless:
+                continue
+            desired = record.desired_capacity
+            if not record.group.min_size <= desired <= record.group.max_size:
+                found.append(f"{name}: desired capacity {desired} is outside of its bounds")
+            serving = [
+                one.instance_id
+                for one in world.disk.instances.values()
+                if one.group == name and one.state is LifecycleState.IN_SERVICE
+            ]
+            held = all(world.disk.instances[i].protected_from_scale_in for i in serving)
+            if len(serving) != desired and not (len(serving) > desired and held):
+                found.append(f"{name}: {len(serving)} in service, desired capacity is {desired}")
+            if sorted(world.alive(name)) != sorted(serving):
+                found.append(
+                    f"{name}: EC2 runs {sorted(world.alive(name))}, in service are {sorted(serving)}"
+                )
+            if not all(self._well(world.ec2.machines[i]) for i in serving if i in world.ec2.machines):
+                found.append(f"{name}: in service, and not well")
+            if any(world.disk.instances[i].marked_unhealthy for i in serving):
+                found.append(f"{name}: in service, and marked unhealthy")
+        waiting = [
+            one.instance_id
+            for one in world.disk.instances.values()
+            if one.state in PENDING_STATES and one.group not in hopeless
+        ]
+        if waiting:
+            found.append(f"pending: {', '.join(waiting)}")
+        found.extend(
+            f"{activity.activity_id} is open: {activity.cause}"
+            for activity in self._open()
+            if activity.group not in hopeless
+        )
+        return found
+
+    def hopeless(self) -> set[str]:
+        """Groups of a bad image whose store, which knew a better one, was lost: what they launch never comes up."""
+        return {
+            name
+            for name, record in self._world.disk.groups.items()
+            if record.group.launch.image.id == BAD_IMAGE and record.launch_memory.good is None
+        }
+
+    # What is known
+
+    def _open(self) -> Iterable[Activity]:
+        activities = self._world.disk.activities.values()
+        return [activity for activity in activities if activity.status is ActivityStatus.IN_PROGRESS]
+
+    def _is_open(self, token: str) -> bool:
+        activity = self._world.disk.activities.get(token)
+        return activity is not None and activity.status is ActivityStatus.IN_PROGRESS
+
+    def _leaving(self, instance_id: str) -> bool:
+        known = self._world.disk.instances.get(instance_id)
+        return known is not None and known.state in LEAVING_STATES
+
+    def _allowed(self, group: str) -> int:
+        now, history = self._world.loop.time(), self._max_size[group]
+        recent = [size for at, size in history if now - at <= LOWERED_SECONDS]
+        before = [size for at, size in history if now - at > LOWERED_SECONDS][-1:]
+        return max(recent + before)
+
+    def _well(self, machine: Machine) -> bool:
+        agents, instance_id = self._world.agents, machine.instance_id
+        return (
+            agents.up(instance_id) and not agents.agent(instance_id).behaviour.claims and not machine.impaired
+        )

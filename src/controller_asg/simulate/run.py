@@ -1,0 +1,363 @@
+"""One seed, one world: minutes of chaos, then quiet, with every invariant held against it. And many of them.
+
+A seed gives one schedule, byte for byte: the same seed in another process tells the same story.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from controller_asg.model.errors import AsgError
+from controller_asg.simulate.ec2 import BAD_IMAGE, GOOD_IMAGE
+from controller_asg.simulate.faults import EXCUSING, EXCUSING_ALL, Fault, FaultKind, begin
+from controller_asg.simulate.invariants import AFTERMATH_SECONDS, Invariants
+from controller_asg.simulate.logs import captured_logs
+from controller_asg.simulate.virtual_time import VirtualLoop, run_virtual
+from controller_asg.simulate.world import World
+from controller_asg.store.sql import SqlStore
+
+CHAOS_SECONDS = 300.0
+# From the last fault's end the world may take so long to be at rest: a registration timeout, a backoff, a replacement.
+SETTLE_SECONDS = 2400.0
+STEADY_SECONDS = 40.0
+# So long it must then stay as it is, with no call that changes anything.
+REST_SECONDS = 120.0
+BOOT_SECONDS = 20.0
+# One world in so many keeps its state in the real SQL store, on SQLite. It is some three times slower.
+SQL_EVERY = 8
+# Lines of the product's log that only a bug of ours can cause.
+BUG_EVENTS = frozenset(
+    {"pass_failed", "task_failed", "ping_crashed", "launch_broken", "termination_broken", "ec2_answer_broken"}
+)
+
+
+@dataclass(slots=True)
+class Result:
+    """What a seed brought. `faults` counts kinds that happened; `story` is filled when it was asked for."""
+
+    seed: int
+    broken: list[str] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    transitions: set[str] = field(default_factory=set)
+    story: list[str] = field(default_factory=list)
+    virtual_seconds: float = 0.0
+
+
+def run_seed(seed: int, trace: bool = False, chaos_seconds: float = CHAOS_SECONDS) -> Result:
+    """Play the world of this seed to its end."""
+    result = Result(seed)
+    loop = VirtualLoop()
+
+    def tell(text: str) -> None:
+        if trace:
+            result.story.append(f"{loop.time():9.3f} s  {text}")
+
+    bugs: list[str] = []
+
+    def hear(event: str, values: Mapping[str, Any]) -> None:
+        if event in BUG_EVENTS:
+            bugs.append(f"{event}: {_exception_text(values)}")
+        if trace:
+            said = " ".join(f"{key}={value}" for key, value in sorted(values.items()) if key != "exc_info")
+            tell(f"log: {event} {said}")
+
+    with captured_logs(hear):
+        run_virtual(_Drama(seed, tell, result, bugs, chaos_seconds).play(), loop)
+    result.virtual_seconds = loop.time()
+    return result
+
+
+def _exception_text(values: Mapping[str, Any]) -> str:
+    return repr(sys.exc_info()[1]) if values.get("exc_info") else str(dict(values))
+
+
+class _Drama:
+    """One world from its first group to its rest."""
+
+    def __init__(
+        self, seed: int, tell: Callable[[str], None], result: Result, bugs: list[str], chaos_seconds: float
+    ) -> None:
+        self._chance = random.Random(f"{seed}:drama")  # noqa: S311 - a schedule that can be replayed
+        self._tell, self._result, self._bugs = tell, result, bugs
+        self._seed, self._chaos_seconds = seed, chaos_seconds
+        self._active: list[Fault] = []
+        self._touched: dict[str, float] = {}  # instance id ("" is everybody) -> excused until
+        self._demand = 0.0
+
+    async def play(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="simulate-") as folder:
+            database = None if self._seed % SQL_EVERY else _SqliteFile(Path(folder, "store.db"))
+            await self._play(World(self._seed, BOOT_SECONDS, database))
+
+    async def _play(self, world: World) -> None:
+        self._world = world
+        world.ec2.tell = self._tell
+        world.load = self._load
+        self._invariants = Invariants(world, self._excused)
+        await world.start()
+        supervisor = asyncio.create_task(world.supervise(self._ended), name="supervisor")
+        ticker = asyncio.create_task(self._tick(), name="ticker")
+        try:
+            await self._set_up()
+            await self._chaos()
+            await self._settle()
+        finally:
+            supervisor.cancel()
+            ticker.cancel()
+            await asyncio.gather(supervisor, ticker, return_exceptions=True)
+            await world.stop()
+        for bug in self._bugs:
+            self._invariants.violate("the controller's own code does not fail", bug)
+        self._result.broken = self._invariants.broken
+        self._result.transitions = {
+            f"{before or 'new'} → {after or 'forgotten'}" for before, after in self._invariants.transitions
+        }
+
+    # The three acts
+
+    async def _set_up(self) -> None:
+        chance = self._chance
+        self._documents = {name: self._document() for name in ("web", "worker")[: chance.randint(1, 2)]}
+        self._demand = chance.uniform(60, 400)
+        await self._world.apply(**self._documents)
+        await self._world.until(lambda: not self._invariants.unsettled(), 300, every=1.0)
+        self._tell(f"act: {len(self._documents)} groups in service, now chaos")
+
+    async def _chaos(self) -> None:
+        world, chance = self._world, self._chance
+        kinds = chance.sample(list(FaultKind), chance.randint(2, 7))
+        ends = world.loop.time() + self._chaos_seconds
+        async with asyncio.TaskGroup() as tasks:
+            for kind in kinds:
+                for _ in range(chance.randint(1, 3)):
+                    at = chance.uniform(0, self._chaos_seconds)
+                    lasts = min(chance.choice((3.0, 20.0, 60.0, 200.0)), self._chaos_seconds - at)
+                    tasks.create_task(self._fault(kind, at, lasts), name=f"fault:{kind}")
+            while world.loop.time() < ends:
+                await asyncio.sleep(chance.uniform(2, 30))
+                await self._operate()
+
+    async def _settle(self) -> None:
+        world, invariants = self._world, self._invariants
+        self._demand = 50.0 * sum(record.desired_capacity for record in world.disk.groups.values())
+        self._calm = True
+        self._tell("act: nothing goes wrong any more")
+        try:
+            await world.until(self._settled_for_long(), SETTLE_SECONDS, every=1.0)
+        except TimeoutError:
+            for what in invariants.unsettled():
+                invariants.violate(f"it settles: {what.partition(':')[0]}", what)
+            return
+        self._tell("act: settled")
+        before = {action: world.ec2.calls[action] for action in ("RunInstances", "TerminateInstances")}
+        await asyncio.sleep(REST_SECONDS)
+        after = {action: world.ec2.calls[action] for action in before}
+        if before != after and not invariants.hopeless():
+            invariants.violate("nothing is done at rest", f"{before} became {after}")
+        for what in invariants.unsettled():
+            invariants.violate("it stays settled", what)
+
+    def _settled_for_long(self) -> Callable[[], bool]:
+        """True once everything has been as it should be for STEADY_SECONDS: cooldowns and windows are over too."""
+        since = [self._world.loop.time()]
+
+        def settled() -> bool:
+            now = self._world.loop.time()
+            if self._invariants.unsettled():
+                since[0] = now
+            return now - since[0] >= STEADY_SECONDS
+
+        return settled
+
+    # What happens
+
+    _calm = False
+
+    def _load(self, instance_id: str) -> float:
+        if self._calm:
+            return 50.0
+        serving = max(1, sum(1 for _ in self._world.ec2.running()))
+        return min(100.0, self._demand / serving)
+
+    async def _fault(self, kind: FaultKind, at: float, lasts: float) -> None:
+        await asyncio.sleep(at)
+        fault = begin(kind, self._world, self._chance)
+        if fault is None:
+            return
+        self._result.faults[kind.value] += 1
+        self._tell(f"fault: {kind} {fault.detail}".rstrip())
+        self._active.append(fault)
+        if kind is FaultKind.STORE_LOST:
+            await self._apply_again()
+        await asyncio.sleep(lasts)
+        fault.end()
+        self._active.remove(fault)
+        until = self._world.loop.time() + AFTERMATH_SECONDS
+        for touched in _excused_by(fault):
+            self._touched[touched] = max(until, self._touched.get(touched, 0.0))
+        self._tell(f"fault over: {kind} {fault.detail}".rstrip())
+
+    async def _apply_again(self) -> None:
+        """After the store was lost: ansible-playbook site.yml, until it goes through."""
+        while not self._world.disk.groups:
+            await asyncio.sleep(5)
+            if self._world.listening() is None:
+                continue
+            try:
+                async with asyncio.timeout(60):
+                    await self._world.ask(self._world.engine.apply_groups(self._documents, False))
+            except (AsgError, TimeoutError, ConnectionResetError) as error:
+                self._tell(f"operator: refused: {error}")
+
+    def _excused(self, instance_id: str) -> bool:
+        now = self._world.loop.time()
+        if any({"", instance_id} & _excused_by(fault) for fault in self._active):
+            return True
+        return max(self._touched.get(instance_id, 0.0), self._touched.get("", 0.0)) > now
+
+    async def _operate(self) -> None:
+        """What people do meanwhile. What the controller refuses it may refuse."""
+        world, chance = self._world, self._chance
+        if world.listening() is None or not world.disk.groups:
+            return
+        group = chance.choice(sorted(world.disk.groups))
+        record, engine = world.disk.groups[group], world.engine
+        members = sorted(i for i, one in world.disk.instances.items() if one.group == group)
+        low, high = record.group.min_size, record.group.max_size
+        try:
+            async with asyncio.timeout(20):
+                match chance.randrange(8):
+                    case 0 | 1:
+                        self._demand = chance.uniform(20, 700)
+                        self._tell(f"load: {self._demand:.0f} % of one instance in all")
+                    case 2:
+                        desired = chance.randint(low, high)
+                        self._tell(f"operator: set-desired {group} {desired}")
+                        await world.ask(engine.set_desired_capacity(group, desired, "operator"))
+                    case 3 if members:
+                        victim, decrement = chance.choice(members), chance.random() < 0.5
+                        self._tell(f"operator: terminate {victim}")
+                        await world.ask(engine.terminate_instance(victim, decrement, "operator"))
+                    case 4 if members:
+                        one, protected = chance.choice(members), chance.random() < 0.5
+                        self._tell(f"operator: {'protect' if protected else 'unprotect'} {one}")
+                        await world.ask(engine.protect_instances((one,), protected, "operator", False))
+                    case 5 if members:
+                        one, healthy = chance.choice(members), chance.random() < 0.3
+                        self._tell(f"operator: mark {one} {'healthy' if healthy else 'unhealthy'}")
+                        await world.ask(engine.set_instance_health(one, healthy, "operator"))
+                    case 6:
+                        self._documents[group] = self._document(may_be_bad=True)
+                        self._tell(f"operator: apply {group} {self._documents[group]}")
+                        await world.ask(engine.apply_groups({group: self._documents[group]}, False))
+                    case _:
+                        pass
+        except (AsgError, TimeoutError, ConnectionResetError) as error:
+            self._tell(f"operator: refused: {error}")
+
+    def _document(self, may_be_bad: bool = False) -> dict[str, Any]:
+        chance = self._chance
+        image = BAD_IMAGE if may_be_bad and chance.random() < 0.15 else GOOD_IMAGE
+        low = chance.randint(1, 4)
+        policies = [
+            {"type": "thresholds"},
+            {
+                "type": "target_tracking",
+                "metric": "cpu_percent",
+                "target": 50,
+                "scale_in_cooldown_seconds": 30,
+            },
+        ]
+        return {
+            "min_size": low,
+            "max_size": low + chance.randint(0, 5),
+            "policies": chance.sample(policies, chance.randint(0, 2)),
+            "registration_timeout_seconds": chance.choice((60, 120, 300)),
+            "default_instance_warmup_seconds": chance.choice((0, 10, 30)),
+            "health_check_grace_period_seconds": chance.choice((0, 0, 30)),
+            "min_healthy_percentage": chance.choice((0, 50, 90, 100)),
+            "rebalance_zones": chance.random() < 0.2,
+            "new_instances_protected_from_scale_in": chance.random() < 0.1,
+            "launch": {"image": {"id": image}, "tags": {"round": str(chance.randint(1, 2))}},
+        }
+
+    def _ended(self, error: BaseException | None) -> None:
+        self._tell("controller: killed" if error is None else f"controller: ended with {error!r}")
+        if error is not None:
+            self._invariants.violate("the controller ends by no error of its own", repr(error))
+
+    async def _tick(self) -> None:
+        blinding = {
+            FaultKind.EC2_UNREACHABLE,
+            FaultKind.CONTROLLER_CUT,
+            FaultKind.DESCRIBE_LAGS,
+            FaultKind.ACCOUNT_BUSY,
+            FaultKind.EC2_SLOW,
+            FaultKind.STORE_FULL,
+            FaultKind.STORE_LOCKED,
+            FaultKind.STORE_SLOW,
+            FaultKind.LONG_DOWN,
+        }
+        while True:
+            blind = any(fault.kind in blinding for fault in self._active)
+            self._invariants.tick(self._world.listening() is not None and not blind)
+            await asyncio.sleep(1.0)
+
+
+def _excused_by(fault: Fault) -> frozenset[str]:
+    """Whom it may make look dead; "" is everybody."""
+    if fault.kind in EXCUSING_ALL:
+        return frozenset({""})
+    return fault.touches if fault.kind in EXCUSING else frozenset()
+
+
+class _SqliteFile:
+    """Implements `Database`."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.lose()
+
+    def open(self) -> SqlStore:
+        return SqlStore(f"sqlite:///{self._file}")
+
+    def lose(self) -> None:
+        for left in self._file.parent.glob(f"{self._file.name}*"):
+            left.unlink()
+        shutil.copyfile(_empty_database(), self._file)
+
+
+@cache
+def _empty_database() -> Path:
+    """Migrated once for a process, and removed with it."""
+    from controller_asg.store.migrate import migrate  # Alembic costs half a second
+
+    folder = tempfile.TemporaryDirectory(prefix="simulate-empty-")
+    _FOLDERS.append(folder)
+    file = Path(folder.name, "store.db")
+    migrate(f"sqlite:///{file}")
+    return file
+
+
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def run_many(seeds: Iterable[int], jobs: int, trace: bool = False) -> Iterator[Result]:
+    """The results in the order of the seeds, from so many processes.
+
+    They are new interpreters with one hash seed: the order of a set of names must not differ from run to run.
+    """
+    os.environ["PYTHONHASHSEED"] = "0"
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(partial(run_seed, trace=trace), seeds, chunksize=1 if trace else 4)

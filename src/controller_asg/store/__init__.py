@@ -1,0 +1,1 @@
+"""The port to durable state and its SQL adapter."""

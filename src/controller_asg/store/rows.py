@@ -1,0 +1,284 @@
+"""Model objects to rows and back. Pure.
+
+A JSON document inside a row was perhaps written by the release before this one: when a field is added to what it
+holds, read it with its default (`document.get`), for those rows lack it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus, LaunchRequest
+from controller_asg.model.decision import Decision, Step, Vote
+from controller_asg.model.group import group_from_dict, group_to_dict, launch_from_dict, launch_to_dict
+from controller_asg.model.instance import Instance, LifecycleState
+from controller_asg.model.record import (
+    GroupRecord,
+    LastChange,
+    LaunchBackoff,
+    LaunchMemory,
+    LaunchTemplate,
+)
+from controller_asg.store.schema import from_unix_ms, to_unix_ms
+
+Row = Mapping[str, Any]
+
+
+def group_to_row(record: GroupRecord) -> Row:
+    return {
+        "name": record.group.name,
+        "version": record.version,
+        "image_id": record.image_id,
+        "launch_version": record.launch_version,
+        "min_size": record.group.min_size,
+        "max_size": record.group.max_size,
+        "desired_capacity": record.desired_capacity,
+        "applied_unix_ms": record.applied_at,
+        "document": group_to_dict(record.group),
+        "backoffs": [
+            {
+                "zone": backoff.zone,
+                "instance_type": backoff.instance_type,
+                "failures": backoff.failures,
+                "until_unix_ms": to_unix_ms(backoff.until_at),
+                "reason": backoff.reason,
+            }
+            for backoff in record.backoffs
+        ],
+        "last_changes": [
+            {"policy": change.policy, "direction": change.direction, "at_unix_ms": to_unix_ms(change.at)}
+            for change in record.last_changes
+        ],
+        "launch_memory": _memory_to_document(record.launch_memory),
+    }
+
+
+def _memory_to_document(memory: LaunchMemory) -> dict[str, Any]:
+    good = memory.good
+    return {
+        "good": good
+        and {
+            "version": good.version,
+            "image_id": good.image_id,
+            "launch": launch_to_dict(good.launch),
+            "bootstrap": good.bootstrap,
+        },
+        "failures": memory.failures,
+        "recent": [[to_unix_ms(at), count] for at, count in memory.recent],
+    }
+
+
+def _memory_from_document(document: dict[str, Any]) -> LaunchMemory:
+    good = document.get("good")
+    return LaunchMemory(
+        good=good
+        and LaunchTemplate(
+            good["version"], good["image_id"], launch_from_dict(good["launch"]), good["bootstrap"]
+        ),
+        failures=tuple((version, count) for version, count in document.get("failures", ())),
+        recent=tuple((from_unix_ms(at), count) for at, count in document.get("recent", ())),
+    )
+
+
+def group_from_row(row: Row) -> GroupRecord:
+    return GroupRecord(
+        group=group_from_dict(row["document"]),
+        version=row["version"],
+        image_id=row["image_id"],
+        launch_version=row["launch_version"],
+        desired_capacity=row["desired_capacity"],
+        applied_at=row["applied_unix_ms"],
+        backoffs=tuple(
+            LaunchBackoff(
+                backoff["zone"],
+                backoff.get("instance_type", ""),
+                backoff["failures"],
+                from_unix_ms(backoff["until_unix_ms"]),
+                backoff["reason"],
+            )
+            for backoff in row["backoffs"]
+        ),
+        last_changes=tuple(
+            LastChange(change["policy"], change["direction"], from_unix_ms(change["at_unix_ms"]))
+            for change in row["last_changes"]
+        ),
+        launch_memory=_memory_from_document(row["launch_memory"]),
+    )
+
+
+def instance_to_row(instance: Instance) -> Row:
+    return {
+        "instance_id": instance.instance_id,
+        "group_name": instance.group,
+        "state": instance.state.value,
+        "state_since_unix_ms": instance.state_since_at,
+        "launched_unix_ms": instance.launched_at,
+        "activity_id": instance.activity_id,
+        "launch_version": instance.launch_version,
+        "zone": instance.zone,
+        "instance_type": instance.instance_type,
+        "private_ip": instance.private_ip,
+        "in_service_unix_ms": instance.in_service_at,
+        "protected_from_scale_in": instance.protected_from_scale_in,
+        "reason": instance.reason,
+        "bootstrapped_unix_ms": instance.bootstrapped_at,
+        "marked_unhealthy": instance.marked_unhealthy,
+    }
+
+
+def instance_from_row(row: Row) -> Instance:
+    return Instance(
+        instance_id=row["instance_id"],
+        group=row["group_name"],
+        state=LifecycleState(row["state"]),
+        state_since_at=row["state_since_unix_ms"],
+        launched_at=row["launched_unix_ms"],
+        activity_id=row["activity_id"],
+        launch_version=row["launch_version"],
+        zone=row["zone"],
+        instance_type=row["instance_type"],
+        private_ip=row["private_ip"],
+        in_service_at=row["in_service_unix_ms"],
+        protected_from_scale_in=row["protected_from_scale_in"],
+        reason=row["reason"],
+        bootstrapped_at=row["bootstrapped_unix_ms"],
+        marked_unhealthy=row["marked_unhealthy"],
+    )
+
+
+def activity_to_row(activity: Activity) -> Row:
+    return {
+        "activity_id": activity.activity_id,
+        "group_name": activity.group,
+        "kind": activity.kind.value,
+        "status": activity.status.value,
+        "cause": activity.cause,
+        "instance_count": activity.instance_count,
+        "started_unix_ms": activity.started_at,
+        "instance_ids": activity.instance_ids,
+        "ended_unix_ms": activity.ended_at,
+        "status_message": activity.status_message,
+        "decision_id": activity.decision_id,
+        "launch": None if activity.launch is None else launch_to_document(activity.launch),
+        "details": activity.details,
+        "acknowledged": activity.acknowledged,
+    }
+
+
+def activity_from_row(row: Row) -> Activity:
+    return Activity(
+        activity_id=row["activity_id"],
+        group=row["group_name"],
+        kind=ActivityKind(row["kind"]),
+        status=ActivityStatus(row["status"]),
+        cause=row["cause"],
+        instance_count=row["instance_count"],
+        started_at=row["started_unix_ms"],
+        instance_ids=tuple(row["instance_ids"]),
+        ended_at=row["ended_unix_ms"],
+        status_message=row["status_message"],
+        decision_id=row["decision_id"],
+        launch=None if row["launch"] is None else launch_from_document(row["launch"]),
+        details=row["details"],
+        acknowledged=row["acknowledged"],
+    )
+
+
+def launch_to_document(launch: LaunchRequest) -> dict[str, Any]:
+    """Exactly what EC2 was, or will be, told: a replay that differs in a letter is refused."""
+    return {
+        "client_token": launch.client_token,
+        "group": launch.group,
+        "launch_version": launch.launch_version,
+        "count": launch.count,
+        "image_id": launch.image_id,
+        "instance_type": launch.instance_type,
+        "subnet_id": launch.subnet_id,
+        "zone": launch.zone,
+        "security_groups": launch.security_groups,
+        "key_pair": launch.key_pair,
+        "instance_profile": launch.instance_profile,
+        "disks": launch.disks,
+        "tags": launch.tags,
+        "user_data": launch.user_data,
+        "metadata_tokens": launch.metadata_tokens,
+        "spot": launch.spot,
+    }
+
+
+def launch_from_document(document: dict[str, Any]) -> LaunchRequest:
+    return LaunchRequest(
+        client_token=document["client_token"],
+        group=document["group"],
+        launch_version=document["launch_version"],
+        count=document["count"],
+        image_id=document["image_id"],
+        instance_type=document["instance_type"],
+        subnet_id=document["subnet_id"],
+        zone=document["zone"],
+        security_groups=tuple(document["security_groups"]),
+        key_pair=document["key_pair"],
+        instance_profile=document["instance_profile"],
+        disks=tuple(
+            (device, size_gib, kind, iops, throughput_mib, encrypted, deleted)
+            for device, size_gib, kind, iops, throughput_mib, encrypted, deleted in document["disks"]
+        ),
+        tags=tuple((key, value) for key, value in document["tags"]),
+        user_data=document["user_data"],
+        metadata_tokens=document["metadata_tokens"],
+        spot=document["spot"],
+    )
+
+
+def decision_to_row(decision: Decision) -> Row:
+    """All but `decision_id`, which the store gives."""
+    return {
+        "group_name": decision.group,
+        "first_unix_ms": decision.first_at,
+        "last_unix_ms": decision.last_at,
+        "desired_before": decision.desired_before,
+        "desired_after": decision.desired_after,
+        "votes": [
+            {
+                "policy": vote.policy,
+                "capacity": vote.capacity,
+                "reason": vote.reason,
+                "victims": vote.victims,
+                "consents": vote.consents,
+            }
+            for vote in decision.votes
+        ],
+        "steps": [
+            {"name": step.name, "before": step.before, "after": step.after, "reason": step.reason}
+            for step in decision.steps
+        ],
+        "actions": decision.actions,
+        "summary": decision.summary,
+        "count": decision.count,
+    }
+
+
+def decision_from_row(row: Row) -> Decision:
+    return Decision(
+        group=row["group_name"],
+        first_at=row["first_unix_ms"],
+        last_at=row["last_unix_ms"],
+        desired_before=row["desired_before"],
+        desired_after=row["desired_after"],
+        votes=tuple(
+            Vote(
+                vote["policy"],
+                vote["capacity"],
+                vote["reason"],
+                tuple(vote["victims"]),
+                vote.get("consents", False),
+            )
+            for vote in row["votes"]
+        ),
+        steps=tuple(
+            Step(step["name"], step["before"], step["after"], step["reason"]) for step in row["steps"]
+        ),
+        actions=tuple(row["actions"]),
+        summary=row["summary"],
+        count=row["count"],
+        decision_id=row["decision_id"],
+    )

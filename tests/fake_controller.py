@@ -1,0 +1,223 @@
+"""A controller in memory, for the doors' tests: two groups that obey orders at once, and errors on cue."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from controller_asg.engine.controller import (
+    Applied,
+    Condition,
+    ControllerStatus,
+    GroupStatus,
+    InstanceStatus,
+)
+from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
+from controller_asg.model.decision import Decision, Step, Vote
+from controller_asg.model.document import parse_groups
+from controller_asg.model.errors import AsgError, ConflictError, Fault, NotFoundError, SpecError
+from controller_asg.model.group import group_to_dict
+from controller_asg.model.instance import AgentView, LifecycleState
+from controller_asg.model.record import GroupRecord
+from tests.making import NOW, cloud, instance, record
+
+A, B, C = (f"i-{number:017x}" for number in (1, 2, 3))  # A and B of web (min 2), C of jobs (min 0)
+METRIC_MISSING = "no agent reports app.queue, so policy target_tracking abstains"
+
+
+class FakeController:
+    """Implements `Controller`. `failing` is raised by the next call, `orders` tells what was ordered."""
+
+    def __init__(self) -> None:
+        self.records = {"web": record(desired=2), "jobs": record(desired=1, name="jobs", min_size=0)}
+        self.members = {
+            A: instance(1),
+            B: instance(2, protected_from_scale_in=True),
+            C: replace(instance(3), group="jobs"),
+        }
+        self.orders: list[tuple[Any, ...]] = []
+        self.failing: Exception | None = None
+        self.decided = [decision()]
+        self.found: tuple[Fault, ...] = ()
+
+    def _may_fail(self) -> None:
+        if self.failing is not None:
+            failing, self.failing = self.failing, None
+            raise failing
+
+    def _record(self, name: str) -> GroupRecord:
+        if name not in self.records:
+            raise NotFoundError("is no group of ours", f"groups.{name}", "see `controller-asg groups`")
+        return self.records[name]
+
+    def status(self) -> ControllerStatus:
+        self._may_fail()
+        return ControllerStatus(
+            7, NOW, "2 groups, 3 of 3 in service", "RequestLimitExceeded", "database or disk is full"
+        )
+
+    def groups(self, name: str = "") -> tuple[GroupStatus, ...]:
+        self._may_fail()
+        found = [self._record(name)] if name else list(self.records.values())
+        return tuple(
+            GroupStatus(
+                each,
+                {"InService": sum(m.group == each.group.name for m in self.members.values())},
+                (Condition("MetricMissing", METRIC_MISSING, NOW),) if each.group.name == "web" else (),
+                (A,) if each.group.name == "web" else (),
+                self.decided[0] if each.group.name == "web" and self.decided else None,
+            )
+            for each in found
+        )
+
+    def instances(self, group: str = "") -> tuple[InstanceStatus, ...]:
+        self._may_fail()
+        if group:
+            self._record(group)
+        return tuple(
+            InstanceStatus(
+                each,
+                "Healthy" if each.instance_id == A else "Suspect",
+                "" if each.instance_id == A else "silent for 3 s",
+                each.instance_id == A,
+                AgentView(each.instance_id, 0.4, metrics={"cpu_percent": 41.25})
+                if each.instance_id == A
+                else None,
+                cloud(each),
+            )
+            for each in self.members.values()
+            if group in ("", each.group)
+        )
+
+    async def activities(
+        self, group: str = "", limit: int = 50, open_only: bool = False
+    ) -> tuple[Activity, ...]:
+        self._may_fail()
+        if group:
+            self._record(group)
+        ended = activity("11111111", ActivityStatus.SUCCESSFUL)
+        found = [replace(ended, ended_at=NOW + timedelta(seconds=41)), activity("22222222")]
+        if open_only:
+            found = found[1:]
+        return tuple(found[:limit])
+
+    async def decisions(self, group: str, limit: int = 20) -> tuple[Decision, ...]:
+        self._may_fail()
+        self._record(group)
+        return tuple(self.decided[:limit])
+
+    async def apply_groups(
+        self, documents: Mapping[str, Mapping[str, Any]], validate_only: bool, source: str = ""
+    ) -> tuple[tuple[Applied, ...], tuple[Fault, ...]]:
+        self._may_fail()
+        self.orders.append(("apply", tuple(documents), validate_only, source))
+        wanted = parse_groups(documents, source)
+        warning = Fault("groups.web.policies[0].metric", "is reported by no agent", "see that it is sent")
+        return tuple(Applied(each.name, None, group_to_dict(each), 1) for each in wanted), (warning,)
+
+    async def delete_group(self, name: str, force: bool, validate_only: bool) -> bool:
+        self._may_fail()
+        if name in self.records and not force:
+            raise ConflictError("has 2 instances", f"groups.{name}", "ask with force")
+        return self.records.pop(name, None) is not None
+
+    async def set_desired_capacity(self, group: str, desired: int, actor: str) -> tuple[int, int]:
+        self._may_fail()
+        old = self._record(group)
+        low, high = old.group.min_size, old.group.max_size
+        if not low <= desired <= high:
+            what = f"{desired} is outside of min_size {low} to max_size {high}"
+            raise SpecError((Fault(f"groups.{group}.desired_capacity", what, f"write {low} to {high}"),))
+        self.orders.append(("set_desired", group, desired, actor))
+        self.records[group] = replace(old, desired_capacity=desired)
+        return old.desired_capacity, desired
+
+    async def launch_instances(self, group: str, count: int, actor: str) -> int:
+        self._may_fail()
+        old = self._record(group)
+        wanted = old.desired_capacity + count
+        if wanted > old.group.max_size:
+            what = f"{wanted} would be above max_size {old.group.max_size}"
+            raise ConflictError(what, f"groups.{group}", "raise max_size")
+        self.orders.append(("launch", group, count, actor))
+        self.records[group] = replace(old, desired_capacity=wanted)
+        return wanted
+
+    async def terminate_instance(
+        self, instance_id: str, decrement: bool, actor: str
+    ) -> tuple[str, int, bool]:
+        self._may_fail()
+        if instance_id not in self.members:
+            raise NotFoundError("is no instance of ours", f"instances.{instance_id}", "nothing was touched")
+        member = self.members[instance_id]
+        old = self.records[member.group]
+        if member.state is LifecycleState.TERMINATING:
+            return member.group, old.desired_capacity, False
+        self.orders.append(("terminate", instance_id, decrement, actor))
+        self.members[instance_id] = replace(member, state=LifecycleState.TERMINATING)
+        desired = max(old.desired_capacity - decrement, old.group.min_size)
+        self.records[member.group] = replace(old, desired_capacity=desired)
+        return member.group, desired, True
+
+    async def protect_instances(
+        self, instance_ids: tuple[str, ...], protected: bool, actor: str, validate_only: bool
+    ) -> tuple[str, ...]:
+        self._may_fail()
+        changed = tuple(i for i in instance_ids if self.members[i].protected_from_scale_in != protected)
+        if not validate_only:
+            self.orders.append(("protect", instance_ids, protected, actor))
+        return changed
+
+    async def set_instance_health(self, instance_id: str, healthy: bool, actor: str) -> bool:
+        self._may_fail()
+        if instance_id not in self.members:
+            raise NotFoundError("is no instance of ours", f"instances.{instance_id}", "nothing was touched")
+        self.orders.append(("health", instance_id, healthy, actor))
+        return not healthy
+
+    def findings(self) -> tuple[Fault, ...]:
+        return self.found
+
+
+class FakeDaemon:
+    """What the admin service asks of the daemon around it."""
+
+    version = "9.9.9"
+
+    def __init__(self) -> None:
+        self.settings_fault = ""
+        self.refusing: AsgError | None = None
+
+    def public_settings(self) -> Mapping[str, str]:
+        return {"region": "eu-central-1"}
+
+    async def reload(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if self.refusing is not None:
+            raise self.refusing
+        return ("log_level",), ("http_listen",)
+
+
+def activity(number: str, status: ActivityStatus = ActivityStatus.IN_PROGRESS) -> Activity:
+    return Activity(number, "web", ActivityKind.LAUNCH, status, "cpu_percent 91 on one", 1, NOW, (A,))
+
+
+def decision() -> Decision:
+    return Decision(
+        group="web",
+        first_at=NOW,
+        last_at=NOW + timedelta(seconds=40),
+        desired_before=2,
+        desired_after=3,
+        votes=(
+            Vote("thresholds", 6, "cpu_percent 91 is above 80"),
+            Vote("target_tracking", None, "app.queue: no sample in 10 s"),
+        ),
+        steps=(
+            Step("max_size", 6, 5, "never more than 5"),
+            Step("cooldown", 3, 3, "11 s of 30 s are over"),
+        ),
+        actions=("launch 1 in us-east-1a",),
+        summary="web 2 → 3: launch 1 in us-east-1a",
+        count=40,
+        decision_id=12,
+    )

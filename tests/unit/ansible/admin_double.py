@@ -1,0 +1,155 @@
+"""An AdminService for the modules' tests: a few groups in memory, on a Unix socket, that records every call."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from asg.admin.v1 import admin_pb2 as pb
+from asg.admin.v1 import admin_pb2_grpc
+
+
+class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
+    """`groups` are documents by name; `instances` are (group, lifecycle state, protected) by id."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, dict[str, Any]] = {}
+        self.instances: dict[str, tuple[str, str, bool]] = {}
+        self.desired: dict[str, int] = {}
+        self.conditions: list[tuple[str, str]] = []
+        self.calls: list[tuple[str, Any]] = []
+
+    def ApplyGroups(self, request: Any, context: Any) -> Any:
+        self.calls.append(("ApplyGroups", request))
+        faults = []
+        answer = pb.ApplyGroupsResponse()
+        for each in request.documents:
+            document = json.loads(each.document_json)
+            if document["max_size"] < document["min_size"]:
+                where = f"{request.source}: asg_groups.{each.name}.max_size"
+                faults.append(pb.Fault(where=where, what="is below min_size", mend="raise it"))
+            before = self.groups.get(each.name)
+            answer.groups.add(
+                name=each.name,
+                changed=before != document,
+                before_json=json.dumps(before) if before else "",
+                after_json=json.dumps(document),
+                version=1,
+            )
+        if faults:
+            refuse(context, faults)
+        if not request.validate_only:
+            for each in request.documents:
+                self.groups[each.name] = json.loads(each.document_json)
+                self.desired.setdefault(each.name, self.groups[each.name]["min_size"])
+        answer.warnings.extend([pb.Fault(where="asg_groups.web", what="is odd", mend="look")])
+        return answer
+
+    def DeleteGroup(self, request: Any, context: Any) -> Any:
+        self.calls.append(("DeleteGroup", request))
+        if request.name in self.groups and self._members(request.name) and not request.force:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it has instances")
+        changed = request.name in self.groups
+        if not request.validate_only:
+            self.groups.pop(request.name, None)
+        return pb.DeleteGroupResponse(changed=changed)
+
+    def ListGroups(self, request: Any, context: Any) -> Any:
+        if request.name and request.name not in self.groups:
+            refuse(context, [pb.Fault(where=request.name, what="is no group")], grpc.StatusCode.NOT_FOUND)
+        answer = pb.ListGroupsResponse()
+        for name, document in self.groups.items():
+            states = [state for _, state, _ in self._members(name)]
+            answer.groups.add(
+                name=name,
+                version=1,
+                document_json=json.dumps(document),
+                min_size=document["min_size"],
+                max_size=document["max_size"],
+                desired_capacity=self.desired.get(name, 0),
+                instance_counts={state: states.count(state) for state in states},
+                conditions=[pb.Condition(kind=kind, message=text) for kind, text in self.conditions],
+            )
+        return answer
+
+    def ListInstances(self, request: Any, context: Any) -> Any:
+        answer = pb.ListInstancesResponse()
+        for instance_id, (group, state, protected) in self.instances.items():
+            answer.instances.add(
+                instance_id=instance_id,
+                group=group,
+                lifecycle_state=state,
+                protected_from_scale_in=protected,
+                metrics={"cpu_percent": 12.5},
+            )
+        return answer
+
+    def ListActivities(self, request: Any, context: Any) -> Any:
+        self.calls.append(("ListActivities", request))
+        answer = pb.ListActivitiesResponse()
+        answer.activities.add(
+            activity_id="a1",
+            group="web",
+            kind="launch",
+            status="Failed",
+            cause="desired capacity is 2",
+            status_message="InvalidAMIID.NotFound",
+        )
+        return answer
+
+    def ListDecisions(self, request: Any, context: Any) -> Any:
+        answer = pb.ListDecisionsResponse()
+        decision = answer.decisions.add(decision_id=7, group=request.group, summary="web stays at 2")
+        decision.votes.add(policy="cpu", reason="no sample")
+        return answer
+
+    def GetStatus(self, request: Any, context: Any) -> Any:
+        return pb.GetStatusResponse(summary="1 group, 2 of 2 in service")
+
+    def LaunchInstances(self, request: Any, context: Any) -> Any:
+        self.calls.append(("LaunchInstances", request))
+        self.desired[request.group] += request.count
+        return pb.LaunchInstancesResponse(desired_capacity=self.desired[request.group])
+
+    def TerminateInstance(self, request: Any, context: Any) -> Any:
+        self.calls.append(("TerminateInstance", request))
+        group, _, protected = self.instances[request.instance_id]
+        self.instances[request.instance_id] = (group, "Terminating", protected)
+        return pb.TerminateInstanceResponse(group=group, desired_capacity=2, changed=True)
+
+    def SetInstanceProtection(self, request: Any, context: Any) -> Any:
+        self.calls.append(("SetInstanceProtection", request))
+        wanted = request.protected_from_scale_in
+        changed = [each for each in request.instance_ids if self.instances[each][2] != wanted]
+        if not request.validate_only:
+            for each in changed:
+                group, state, _ = self.instances[each]
+                self.instances[each] = (group, state, wanted)
+        return pb.SetInstanceProtectionResponse(changed_instance_ids=changed)
+
+    def _members(self, group: str) -> list[tuple[str, str, bool]]:
+        return [each for each in self.instances.values() if each[0] == group]
+
+
+def refuse(context: Any, faults: list[Any], code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT) -> None:
+    """As the controller does: the faults in the trailing metadata."""
+    context.set_trailing_metadata((("asg-faults-bin", pb.Faults(faults=faults).SerializeToString()),))
+    context.abort(code, "refused")
+
+
+@contextmanager
+def serving(double: AdminDouble, folder: Path) -> Iterator[str]:
+    """The address of a server that answers with `double`."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(double, server)
+    address = f"unix://{folder / 'admin.sock'}"
+    server.add_insecure_port(address)
+    server.start()
+    try:
+        yield address
+    finally:
+        server.stop(None)

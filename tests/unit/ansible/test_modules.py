@@ -1,0 +1,252 @@
+"""The modules against an AdminService of the tests' own: what they send and return, and what check mode leaves be."""
+
+import ast
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from admin_double import AdminDouble
+from module_process import PROJECT, Run
+
+pytestmark = pytest.mark.process
+
+MODULES = sorted(path.stem for path in (PROJECT / "library").glob("*.py"))
+WEB = {"min_size": 2, "max_size": 5, "launch": {"image": {"name": "ours"}}}
+
+
+def sent(controller: AdminDouble) -> list[str]:
+    return [name for name, _ in controller.calls]
+
+
+def constants(name: str) -> dict[str, str]:
+    tree = ast.parse((PROJECT / "library" / f"{name}.py").read_text())
+    return {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+
+
+@pytest.fixture
+def arguments(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The argument spec of a module by its name."""
+    import ansible.module_utils
+
+    path = [*ansible.module_utils.__path__, str(PROJECT / "module_utils")]
+    monkeypatch.setattr(ansible.module_utils, "__path__", path)
+
+    def load(name: str) -> dict[str, Any]:
+        spec = importlib.util.spec_from_file_location(f"library_{name}", PROJECT / "library" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        loaded: dict[str, Any] = module.ARGUMENTS
+        return loaded
+
+    return load
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_documentation_and_argument_spec_say_the_same(name: str, arguments: Any) -> None:
+    document = yaml.safe_load(constants(name)["DOCUMENTATION"])
+    options = dict(document["options"])
+    if document.get("extends_documentation_fragment") == "controller_asg":
+        options |= fragment_options()
+    documented = {key: shape(option, "suboptions") for key, option in options.items()}
+    assert documented == {key: shape(option, "options") for key, option in arguments(name).items()}
+
+
+def fragment_options() -> dict[str, Any]:
+    tree = ast.parse((PROJECT / "module_utils/doc_fragments/controller_asg.py").read_text())
+    (fragment,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    (text,) = (
+        node.value.value
+        for node in fragment.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    )
+    options: dict[str, Any] = yaml.safe_load(text)["options"]
+    return options
+
+
+def shape(option: dict[str, Any], below: str) -> dict[str, Any]:
+    kept = {
+        key: option[key]
+        for key in ("type", "default", "choices", "elements", "required", "aliases")
+        if key in option
+    }
+    if below in option:
+        kept["below"] = {key: shape(each, below) for key, each in option[below].items()}
+    return kept
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_and_returns_are_yaml(name: str) -> None:
+    found = constants(name)
+    assert all(name in task for task in yaml.safe_load(found["EXAMPLES"]))
+    for value in yaml.safe_load(found["RETURN"]).values():
+        assert {"description", "returned", "type"} <= value.keys()
+
+
+def test_a_group_is_applied_with_its_diff_in_the_shape_of_group_vars(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    result = run("asg_group", address=address, name="web", spec=WEB)
+    assert result["changed"]
+    assert controller.groups["web"]["max_size"] == 5
+    assert result["diff"]["before"] == ""
+    assert yaml.safe_load(result["diff"]["after"]) == {"asg_groups": {"web": WEB}}
+    assert result["groups"][0]["version"] == 1
+    assert result["warnings"] == ["asg_groups.web: is odd; look"]
+
+
+def test_a_second_run_changes_nothing(run: Run, controller: AdminDouble, address: str) -> None:
+    run("asg_group", address=address, name="web", spec=WEB)
+    result = run("asg_group", address=address, name="web", spec=WEB)
+    assert not result["changed"]
+    assert result["diff"]["before"] == result["diff"]["after"]
+
+
+def test_check_mode_asks_the_same_call_and_changes_nothing(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    result = run("asg_group", _check=True, address=address, name="web", spec=WEB, wait=True)
+    assert result["changed"]
+    assert sent(controller) == ["ApplyGroups"]
+    assert controller.calls[0][1].validate_only
+    assert controller.groups == {}
+
+
+def test_every_fault_of_the_documents_comes_back_with_its_place(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    wrong = {**WEB, "max_size": 1}
+    result = run("asg_group", address=address, groups={"web": wrong, "api": wrong}, source="groups.yml")
+    assert result["failed"]
+    assert [each["where"] for each in result["errors"]] == [
+        "groups.yml: asg_groups.web.max_size",
+        "groups.yml: asg_groups.api.max_size",
+    ]
+    assert result["msg"].splitlines()[0] == "groups.yml: asg_groups.web.max_size: is below min_size; raise it"
+
+
+def test_defaults_lie_beneath_the_documents_and_an_image_is_taken_whole(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    defaults = {"launch": {"image": {"name": "ours"}, "key_pair": "k"}}
+    groups = {
+        "web": {"min_size": 1, "max_size": 2},
+        "own": {"min_size": 1, "max_size": 2, "launch": {"image": {"id": "ami-1"}}},
+    }
+    run("asg_group", address=address, groups=groups, defaults=defaults)
+    assert controller.groups["web"]["launch"] == {"image": {"name": "ours"}, "key_pair": "k"}
+    assert controller.groups["own"]["launch"] == {"image": {"id": "ami-1"}, "key_pair": "k"}
+
+
+def test_a_group_that_left_the_file_is_kept_and_named_in_a_warning(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.groups["old"] = WEB
+    result = run("asg_group", address=address, groups={"web": WEB})
+    assert any("the group old" in warning for warning in result["warnings"])
+    assert "old" in controller.groups
+
+
+def test_waiting_ends_when_min_size_is_in_service(run: Run, controller: AdminDouble, address: str) -> None:
+    controller.instances = {f"i-{number}": ("web", "InService", False) for number in range(2)}
+    result = run("asg_group", address=address, name="web", spec=WEB, wait=True)
+    assert result["groups"][0]["instance_counts"] == {"InService": 2}
+
+
+def test_waiting_in_vain_fails_with_the_last_activitys_cause(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.conditions = [("LaunchesFailing", "3 in a row")]
+    result = run("asg_group", address=address, name="web", spec=WEB, wait=True, wait_timeout=1)
+    assert result["failed"]
+    assert "InvalidAMIID.NotFound" in result["msg"]
+    assert "LaunchesFailing: 3 in a row" in result["msg"]
+
+
+def test_deleting_a_group_with_instances_wants_force(run: Run, controller: AdminDouble, address: str) -> None:
+    controller.groups["web"] = WEB
+    controller.instances["i-1"] = ("web", "InService", False)
+    assert run("asg_group", address=address, name="web", state="absent")["failed"]
+    checked = run("asg_group", _check=True, address=address, name="web", state="absent", force=True)
+    assert checked["changed"]
+    assert "web" in controller.groups
+    assert run("asg_group", address=address, name="web", state="absent", force=True)["changed"]
+    assert not run("asg_group", address=address, name="web", state="absent")["changed"]
+
+
+def test_groups_are_read_with_their_instances(run: Run, controller: AdminDouble, address: str) -> None:
+    controller.groups["web"] = WEB
+    controller.instances["i-1"] = ("web", "InService", False)
+    result = run("asg_group_info", address=address, instances=True)
+    assert result["summary"] == "1 group, 2 of 2 in service"
+    (group,) = result["groups"]
+    assert group["instances"][0]["metrics"] == {"cpu_percent": 12.5}
+    assert group["instances"][0]["silent_seconds"] is None
+    assert run("asg_group_info", address=address, name="api")["groups"] == []
+
+
+def test_activities_and_decisions_are_read(run: Run, controller: AdminDouble, address: str) -> None:
+    result = run("asg_activity_info", address=address, group="web", decisions=True, limit=3)
+    assert result["activities"][0]["status_message"] == "InvalidAMIID.NotFound"
+    assert result["decisions"][0]["votes"] == [{"policy": "cpu", "capacity": None, "reason": "no sample"}]
+    assert controller.calls[0][1].limit == 3
+
+
+def test_a_launch_raises_desired_capacity_inside_of_the_bounds(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.groups["web"], controller.desired["web"] = WEB, 2
+    checked = run("asg_instance", _check=True, address=address, state="launched", group="web", count=2)
+    assert (checked["changed"], checked["desired_capacity"], controller.desired["web"]) == (True, 4, 2)
+    beyond = run("asg_instance", _check=True, address=address, state="launched", group="web", count=4)
+    assert "above max_size 5" in beyond["msg"]
+    assert run("asg_instance", address=address, state="launched", group="web")["desired_capacity"] == 3
+
+
+def test_one_wrong_id_terminates_nothing(run: Run, controller: AdminDouble, address: str) -> None:
+    controller.instances["i-1"] = ("web", "InService", False)
+    result = run("asg_instance", address=address, state="terminated", instance_ids=["i-1", "i-2"])
+    assert result["errors"][0]["where"] == "i-2"
+    assert "TerminateInstance" not in sent(controller)
+
+
+def test_an_instance_that_is_leaving_is_no_change(run: Run, controller: AdminDouble, address: str) -> None:
+    controller.instances["i-1"] = ("web", "InService", False)
+    first = run("asg_instance", _check=True, address=address, state="terminated", instance_ids=["i-1"])
+    assert first["changed_instance_ids"] == ["i-1"]
+    assert sent(controller) == []
+    assert run("asg_instance", address=address, state="terminated", instance_ids=["i-1"])["changed"]
+    assert not run("asg_instance", address=address, state="terminated", instance_ids=["i-1"])["changed"]
+
+
+def test_protection_is_set_once(run: Run, controller: AdminDouble, address: str) -> None:
+    controller.instances["i-1"] = ("web", "InService", False)
+    arguments = {"address": address, "state": "protected", "instance_ids": ["i-1"]}
+    checked = run("asg_instance", _check=True, **arguments)
+    assert checked["diff"]["before"] == {"i-1": {"protected_from_scale_in": False}}
+    assert not controller.instances["i-1"][2]
+    assert run("asg_instance", **arguments)["changed"]
+    assert not run("asg_instance", **arguments)["changed"]
+
+
+def test_a_controller_that_does_not_answer_is_said_plainly(run: Run, tmp_path: Path) -> None:
+    result = run("asg_group_info", address=f"unix://{tmp_path}/nobody.sock", timeout=2)
+    assert result["failed"]
+    assert result["errors"][0]["what"] == "the controller does not answer"
+
+
+def test_groups_are_checked_without_a_controller(run: Run) -> None:
+    document = {"min_size": 4, "max_size": 2, "launch": {"image": {"name": "ours"}}}
+    result = run("asg_groups_check", groups={"web": document}, source="groups.yml")
+    assert result["failed"]
+    assert result["errors"][0]["where"] == "groups.yml: asg_groups.web.max_size"
+    assert run("asg_groups_check", groups={"web": WEB})["groups"] == ["web"]

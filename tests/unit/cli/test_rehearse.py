@@ -1,0 +1,95 @@
+"""`controller-asg rehearse` on a made-up trace."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from controller_asg.cli import rehearse as _rehearse  # noqa: F401 - its command joins the others
+from controller_asg.cli.app import app
+from controller_asg.rehearse.generate import generate, write_trace
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    made = generate("step")
+    path = tmp_path / "traces" / f"{made.name}.csv"
+    path.parent.mkdir()
+    write_trace(made, path)
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["rehearse", *map(str, arguments)])
+
+
+def test_it_prints_the_figures_of_the_policy_and_of_those_it_is_held_against(trace: Path) -> None:
+    told = run("--load", trace, "--against", "ec2", "--against", "hpa")
+    assert told.exit_code == 0
+    title, head, ours, ec2, hpa = told.output.splitlines()
+    assert title == "synthetic-step"
+    assert head.split()[:2] == ["τU", "%"]
+    assert [line.split()[0] for line in (ours, ec2, hpa)] == ["demand_tracking", "tt60", "hpa60"]
+    assert ec2.split()[1:] == ["1.528", "0.594", "98.472", "94.043", "1.845", "3.167", "0.000", "18.424"]
+
+
+def test_json_has_each_trace_and_all_together(trace: Path) -> None:
+    told = json.loads(run("--load", trace.parent, "--json").output)
+    assert told["delay_seconds"] == 120
+    ours = told["traces"]["synthetic-step"]["demand_tracking"]
+    assert ours["tau_u"] < told["traces"]["synthetic-step"]["tt60"]["tau_u"]
+    assert told["together"]["demand_tracking"]["cost"] == pytest.approx(ours["cost"])
+
+
+def test_the_capacity_is_written(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    assert run("--load", trace, "--capacity", out, "--delay", 60).exit_code == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {"seconds": "0", "desired": "11", "in_service": "11"}
+    assert max(int(row["in_service"]) for row in rows) >= 18
+    assert run("--load", trace.parent, "--capacity", tmp_path / "all").exit_code == 0
+    assert (tmp_path / "all" / "synthetic-step.csv").exists()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_policy_comes_from_a_group_or_from_a_file_of_its_own(
+    trace: Path, tmp_path: Path, whole: bool
+) -> None:
+    file = tmp_path / "group.yaml"
+    policy = "type: demand_tracking\n{0}headroom: ample\n{0}patience_seconds: 3600\n"
+    file.write_text(f"policies:\n- {policy.format('  ')}" if whole else policy.format(""))
+    patient, default = (
+        json.loads(run("--load", trace, "--json", *more).output)["together"]["demand_tracking"]["cost"]
+        for more in (("--group", file), ())
+    )
+    assert patient > default
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "type: demand_tracking\nheadroom: lots\n",
+            "headroom: 'lots' is not known; write lean, normal or ample",
+        ),
+        ("policies: []\n", "has 0 policies of type demand_tracking; write exactly one"),
+        ("{", "is no YAML"),
+    ],
+)
+def test_a_bad_policy_is_told_with_its_place(trace: Path, tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "group.yaml"
+    file.write_text(text)
+    result = run("--load", trace, "--group", file)
+    assert result.exit_code == 2
+    assert told in result.output
+
+
+def test_a_bad_trace_is_told_with_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("seconds,load\n0,one\n")
+    result = run("--load", file)
+    assert result.exit_code == 2
+    assert "t.csv:2: '0,one' is not two numbers" in result.output

@@ -1,0 +1,257 @@
+"""The session, as the controller sees it: a whole agent against a real RegisterService."""
+
+import asyncio
+import logging
+import socket
+from functools import partial
+
+import grpc.aio
+import pytest
+from agent_world import INSTANCE_ID, Ask, FakeController, FakeHttp, FakeProc, Relay, RunAgent, until
+
+from asg.register.v1 import register_pb2
+from monitor_agent.channel import open_channel
+from monitor_agent.drain import Drain
+from monitor_agent.identity import Imds
+from monitor_agent.latest import Latest
+from monitor_agent.locate import Locator
+from monitor_agent.session import AgentFacts, ControllerSession, SessionState, backoff_seconds
+from monitor_agent.settings import Address, Settings
+
+
+def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, object]]:
+    return [record.values for record in caplog.records if record.getMessage() == name]  # type: ignore[attr-defined]
+
+
+async def test_an_agent_registers_says_hello_and_sends_a_sample(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    async with run_agent(controller.port) as agent:
+        session = await controller.next_session()
+        hello = (await session.next("hello")).identity
+        sample = await session.next("sample")
+        assert hello == controller.registered[0]
+        assert (hello.instance_id, hello.monitor_port) == (INSTANCE_ID, agent.monitor_port)
+        assert hello.boot_id == "11111111-2222-3333-4444-555555555555"
+        assert sample.sequence == 1
+        assert sample.memory_percent == pytest.approx(25)
+        await until(lambda: agent.session.state is SessionState.UP)
+        assert agent.session.group == "web"
+
+
+async def test_values_that_rest_are_heartbeats_and_one_that_moves_is_a_sample(
+    controller: FakeController, run_agent: RunAgent, proc: FakeProc
+) -> None:
+    async with run_agent(controller.port):
+        session = await controller.next_session()
+        first = await session.next("sample")
+        beat = await session.next("heartbeat")
+        assert beat.sequence > first.sequence
+        proc.write("meminfo", "MemTotal: 1000000 kB\nMemAvailable: 500000 kB\n")
+        sample = await session.next("sample")
+        assert sample.memory_percent == pytest.approx(50)
+        assert sample.sequence > beat.sequence
+        assert (await session.next("heartbeat")).sequence == sample.sequence + 1
+
+
+async def test_an_override_is_sent_at_once_and_so_is_its_end(
+    controller: FakeController, run_agent: RunAgent, ask: Ask
+) -> None:
+    controller.interval_seconds = 60.0  # no tick will come to carry it
+    async with run_agent(controller.port) as agent:
+        session = await controller.next_session()
+        await session.next("sample")
+        status, _, _ = await ask(agent.http_port, "POST /set-metric", b'{"metric": 91}')
+        assert status == 200
+        sample = await session.next("sample")
+        while not sample.overridden:
+            sample = await session.next("sample")
+        assert sample.cpu_percent == 91
+        await ask(agent.http_port, "POST /set-metric", b'{"metric": null}')
+        assert not (await session.next("sample")).overridden
+
+
+async def test_the_controllers_interval_takes_effect_in_the_session(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    controller.interval_seconds = 60.0
+    async with run_agent(controller.port) as agent:
+        session = await controller.next_session()
+        await session.next("sample")
+        settings = register_pb2.AgentSettings(sample_interval_seconds=0.1)
+        session.answers.put_nowait(register_pb2.SessionResponse(settings=settings))
+        for _ in range(3):
+            await session.next("heartbeat")
+        assert agent.interval_seconds() == pytest.approx(0.1)
+        # One out of bounds is not taken over.
+        settings = register_pb2.AgentSettings(sample_interval_seconds=1e-9)
+        session.answers.put_nowait(register_pb2.SessionResponse(settings=settings))
+        await session.next("heartbeat")
+        assert agent.interval_seconds() == pytest.approx(0.1)
+
+
+async def test_a_session_that_the_controller_ends_is_followed_by_another(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    async with run_agent(controller.port):
+        (await controller.next_session()).answers.put_nowait(None)
+        second = await controller.next_session()
+        assert (await second.next("hello")).identity.instance_id == INSTANCE_ID
+        assert (await second.next("sample")).sequence == 1
+        assert len(controller.registered) == 2
+
+
+async def test_an_agent_outlives_its_controller_and_finds_it_again(
+    controller: FakeController, run_agent: RunAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with run_agent(controller.port) as agent:
+        await (await controller.next_session()).next("sample")
+        port = controller.port
+        await controller.stop()
+        await until(lambda: agent.session.state is not SessionState.UP)
+        ticks = agent.latest.ticks
+        await until(lambda: agent.latest.ticks > ticks)  # it samples all the while
+        await controller.start(port)
+        await (await controller.next_session()).next("sample")
+    assert events(caplog, "session_lost")
+
+
+async def test_a_controller_that_is_frozen_while_tcp_lives_is_noticed(
+    controller: FakeController, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay = Relay(controller.port)
+    await relay.start()
+    settings = Settings(controller_address=Address("127.0.0.1", relay.port))
+    latest = Latest(lambda: 0.0)
+
+    async def instance_id() -> str:
+        return INSTANCE_ID
+
+    session = ControllerSession(
+        Locator(settings, Imds(settings.imds_url)),
+        instance_id,
+        latest,
+        Drain(tuple, lambda: settings.state_dir, latest.wake.set),
+        AgentFacts(monitor_port=7401, agent_version="1", boot_id=""),
+        connect=partial(open_channel, keepalive_ms=200, timeout_ms=100),
+    )
+    running = asyncio.ensure_future(session.run())
+    await until(lambda: session.state is SessionState.UP)
+    relay.freeze()
+    await until(lambda: session.state is not SessionState.UP)
+    assert "ping timeout" in events(caplog, "session_lost")[0]["reason"]
+    relay.thaw()
+    await until(lambda: session.state is SessionState.UP)
+    running.cancel()
+    await relay.stop()
+
+
+async def test_an_agent_starts_before_its_controller(run_agent: RunAgent) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    late = FakeController()
+    async with run_agent(port) as agent:
+        await until(lambda: agent.session.state is SessionState.WAITING)
+        assert "UNAVAILABLE" in agent.session.reason
+        await late.start(port)
+        await (await late.next_session()).next("hello")
+    await late.stop()
+
+
+async def test_a_refusal_is_logged_once_and_tried_again(
+    controller: FakeController, run_agent: RunAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    controller.refuse = (grpc.StatusCode.PERMISSION_DENIED, "10.0.0.7 is not i-0123456789abcdef0")
+    async with run_agent(controller.port) as agent:
+        await until(lambda: controller.refusals >= 2)
+        assert "is not i-0123456789abcdef0" in agent.session.reason
+        controller.refuse = None
+        await (await controller.next_session()).next("hello")
+    assert [event["reason"] for event in events(caplog, "session_refused")] == [
+        "PERMISSION_DENIED: 10.0.0.7 is not i-0123456789abcdef0"
+    ]
+
+
+async def test_a_clean_stop_unregisters_as_stopping(controller: FakeController, run_agent: RunAgent) -> None:
+    async with run_agent(controller.port) as agent:
+        await until(lambda: agent.session.state is SessionState.UP)
+    request = controller.unregistered.get_nowait()
+    assert (request.instance_id, request.reason) == (INSTANCE_ID, register_pb2.UNREGISTER_REASON_STOPPING)
+
+
+async def test_a_stop_with_a_session_that_just_broke_is_clean(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    async with run_agent(controller.port) as agent:
+        await until(lambda: agent.session.state is SessionState.UP)
+        agent.stop.set()
+        await controller.stop()
+
+
+async def test_the_instance_id_is_asked_until_metadata_answers(
+    controller: FakeController, run_agent: RunAgent, imds: FakeHttp
+) -> None:
+    page = imds.pages.pop("GET /latest/meta-data/instance-id")
+    async with run_agent(controller.port, instance_id=None, imds_url=imds.url) as agent:
+        await until(lambda: "instance-id: HTTP 404" in agent.session.reason)
+        imds.pages["GET /latest/meta-data/instance-id"] = page
+        session = await controller.next_session()
+        assert (await session.next("hello")).identity.instance_id == INSTANCE_ID
+
+
+async def test_a_drain_from_the_session_runs_the_command_and_reports(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    command = ("/bin/sh", "-c", "echo emptied; exit 3")
+    async with run_agent(controller.port, drain_command=command):
+        session = await controller.next_session()
+        drain = register_pb2.Drain(timeout_seconds=60, reason="scale in")
+        session.answers.put_nowait(register_pb2.SessionResponse(drain=drain))
+        progress = await session.next("drain_progress")
+        while not progress.finished:
+            progress = await session.next("drain_progress")
+        assert (progress.exit_code, progress.output) == (3, "emptied\n")
+
+
+async def test_a_drain_past_its_limit_is_killed_and_has_no_exit_code(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    command = ("/bin/sh", "-c", "seq 5000; echo waiting; sleep 1000")
+    async with run_agent(controller.port, drain_command=command):
+        session = await controller.next_session()
+        drain = register_pb2.Drain(timeout_seconds=0.5, reason="scale in")
+        session.answers.put_nowait(register_pb2.SessionResponse(drain=drain))
+        progress = await session.next("drain_progress")
+        while not progress.finished:
+            progress = await session.next("drain_progress")
+        assert not progress.HasField("exit_code")
+        assert progress.output.endswith("waiting\n")
+        assert len(progress.output) == 4096
+
+
+async def test_without_a_drain_command_the_instance_may_go_at_once(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    async with run_agent(controller.port):
+        session = await controller.next_session()
+        drain = register_pb2.Drain(timeout_seconds=60)
+        session.answers.put_nowait(register_pb2.SessionResponse(drain=drain))
+        progress = await session.next("drain_progress")
+        assert progress.finished
+        assert progress.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("attempt", "low", "high"), [(0, 0.0, 0.2), (3, 0.0, 1.6), (9, 0.0, 10.0), (10**6, 0.0, 10.0)]
+)
+def test_backoff_is_full_jitter_below_a_cap(attempt: int, low: float, high: float) -> None:
+    assert backoff_seconds(attempt, refused=False, chance=0.0) == low
+    assert backoff_seconds(attempt, refused=False, chance=1.0) == pytest.approx(high)
+
+
+def test_a_refusal_is_repeated_slowly_but_within_ten_seconds() -> None:
+    assert backoff_seconds(0, refused=True, chance=0.0) == pytest.approx(0.5)
+    assert backoff_seconds(50, refused=True, chance=0.0) == pytest.approx(5)
+    assert backoff_seconds(50, refused=True, chance=1.0) == pytest.approx(10)

@@ -1,0 +1,40 @@
+"""Rows and model objects: nothing of the model is left out."""
+
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller_asg.model.activity import Activity, LaunchRequest
+from controller_asg.model.instance import Instance
+from controller_asg.store.rows import launch_to_document
+from controller_asg.store.schema import ACTIVITIES, EPOCH, INSTANCES, UNSTORABLE, from_unix_ms, to_unix_ms
+
+
+def test_a_launch_request_is_journalled_with_every_field() -> None:
+    launch = LaunchRequest("a", "web", "v1", 1, "ami-12345678", "t2.micro")
+    assert list(launch_to_document(launch)) == [field.name for field in fields(LaunchRequest)]
+
+
+def test_instances_and_activities_have_a_column_for_every_field() -> None:
+    assert len(INSTANCES.columns) == len(fields(Instance))
+    assert len(ACTIVITIES.columns) == len(fields(Activity))
+
+
+@given(at=st.datetimes(timezones=st.just(UTC)))
+def test_a_time_comes_back_less_than_a_millisecond_earlier(at: datetime) -> None:
+    assert timedelta(0) <= at - from_unix_ms(to_unix_ms(at)) < timedelta(milliseconds=1)
+
+
+def test_milliseconds_count_from_1970() -> None:
+    assert to_unix_ms(EPOCH) == 0
+    assert to_unix_ms(datetime(2025, 3, 1, 12, 0, 0, 123999, tzinfo=UTC)) == 1740830400123
+
+
+@given(words=st.text())
+def test_what_is_kept_of_words_is_utf_8_without_nul(words: str) -> None:
+    kept = UNSTORABLE.sub("\ufffd", words)
+    assert "\x00" not in kept
+    assert kept.encode().decode() == kept
+    assert len(kept) == len(words)
