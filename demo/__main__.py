@@ -95,13 +95,10 @@ class Scenes:
         # In its warmup an instance's load counts for nothing, so the oldest plays the busy one.
         hot = names[0]
         self._wait(f"{hot} past its warmup", lambda: self.lab.warm(self.group, hot), every=0.5)
-        started = time.time()
+        before, started = self._all(), time.time()
         self.lab.set_metric(hot, None)
         self.lab.burn(hot, 90)
         self.story.say(f"1. Real CPU load on {hot}, above {self.policy['create_above']:g} %")
-        before = {
-            member["instance_id"] for member in self.lab.controller("instances", self.group)["instances"]
-        }
         call = self._wait("a launch", lambda: self._launched(started))
         self.story.say(f"   RunInstances arrived {call['at'] - started:.1f} s after the load began")
         new = self._wait("its instance in service", lambda: self._arrived(before))
@@ -132,10 +129,8 @@ class Scenes:
 
     def _replaced(self, title: str, fault: str) -> None:
         names = self.at_rest()
-        victim, started = names[0], time.time()
-        before = {
-            member["instance_id"] for member in self.lab.controller("instances", self.group)["instances"]
-        }
+        victim = names[0]
+        before, started = self._all(), time.time()
         self.lab.fault(fault, victim)
         self.story.say(title.format(victim))
         call = self._wait("its replacement's launch", lambda: self._launched(started))
@@ -156,6 +151,10 @@ class Scenes:
     def _launched(self, since: float) -> Any:
         calls = self.lab.calls("RunInstances", since)
         return calls[0] if calls else None
+
+    def _all(self) -> set[str]:
+        """In every state. To be asked before a scene begins: a launch takes less time than the asking."""
+        return {member["instance_id"] for member in self.lab.controller("instances", self.group)["instances"]}
 
     def _arrived(self, before: set[str]) -> str:
         new = [m["instance_id"] for m in self.lab.members(self.group) if m["instance_id"] not in before]
