@@ -1,9 +1,12 @@
 """`controller-asg rehearse`: what a group's policy would have done with a load, before it is live."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +19,10 @@ from controller_asg.model.errors import Fault, SpecError
 if TYPE_CHECKING:
     from controller_asg.model.scaling_policy import DemandTracking
     from controller_asg.rehearse.figures import Figures
+    from controller_asg.rehearse.load import Trace
+    from controller_asg.rehearse.picture import Replay
     from controller_asg.rehearse.world import Follower
 
-TELLING = ("τU %", "θU %", "τO %", "θO %", "cost", "changes/h", "reversals/day", "mean N")
 OURS = "demand_tracking"
 
 
@@ -56,54 +60,93 @@ def rehearse(
     capacity: Annotated[
         Path | None, typer.Option(help="Write seconds,desired,in_service there; a folder for several traces.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page of HTML there, with plots to zoom into.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write the plots there as PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
 ) -> None:
     """Replay a load through demand_tracking in virtual time, and say how well the capacity followed."""
-    from controller_asg.rehearse.baselines import BASELINES
-    from controller_asg.rehearse.figures import figures, over_traces
-    from controller_asg.rehearse.follow import demand_tracking
-    from controller_asg.rehearse.load import demand, read_traces
-    from controller_asg.rehearse.world import needs, write_capacity
-    from controller_asg.rehearse.world import rehearse as replay
+    from controller_asg.rehearse.figures import over_traces
+    from controller_asg.rehearse.load import read_traces
+    from controller_asg.rehearse.picture import terminal, write_html, write_png
+    from controller_asg.rehearse.world import write_capacity
 
     try:
         policy = _policy(group)
         traces = read_traces(load)
     except SpecError as error:
         end(list(error.faults), EXIT_BAD_INPUT)
-    fresh: dict[str, Callable[[], Follower]] = {OURS: lambda: demand_tracking(policy, delay)}
-    for each in against or [Against.EC2]:
-        fresh[BASELINE_NAMES[each]] = BASELINES[BASELINE_NAMES[each]]
-    found: dict[str, dict[str, Figures]] = {}
+    replays: list[Replay] = []
     for trace in traces:
-        needed = demand(trace)
-        whole = needs(needed)
-        found[trace.name] = {}
-        for name, make in fresh.items():
-            schedule = replay(needed, make(), delay)
-            found[trace.name][name] = figures(whole, schedule, delay)
-            if capacity is not None and name == OURS:
-                path = capacity / f"{trace.name}.csv" if load.is_dir() else capacity
-                try:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_capacity(schedule, path)
-                except OSError as error:
-                    fault = Fault(str(path), f"can't be written: {error.strerror}", "name another place")
-                    end([fault], EXIT_BAD_INPUT)
+        replay = _replay(trace, policy, against or [Against.EC2], delay)
+        replays.append(replay)
         if not as_json:
-            _show(trace.name, found[trace.name])
-    together = {name: over_traces([each[name] for each in found.values()]) for name in fresh}
+            _show(trace.name, replay.figures)
+        if capacity is not None:
+            path = capacity / f"{trace.name}.csv" if load.is_dir() else capacity
+            _write(path, partial(write_capacity, replay.schedules[OURS]))
+    if report is not None:
+        _write(report, partial(write_html, replays, delay))
+    if picture is not None:
+        _write(picture, partial(write_png, replays))
+    together = {name: over_traces([each.figures[name] for each in replays]) for name in replays[0].figures}
     if as_json:
         document = {
             "delay_seconds": delay,
             "traces": {
-                trace: {name: asdict(each) for name, each in by.items()} for trace, by in found.items()
+                each.trace: {name: asdict(of) for name, of in each.figures.items()} for each in replays
             },
-            "together": {name: asdict(each) for name, each in together.items()},
+            "together": {name: asdict(of) for name, of in together.items()},
         }
         typer.echo(json.dumps(document, indent=2))
-    elif len(found) > 1:
-        _show(f"all {len(found)}: geometric means of τU, θU, cost and changes/h, means of the rest", together)
+    elif len(replays) > 1:
+        _show(
+            f"all {len(replays)}: geometric means of τU, θU, cost and changes/h, means of the rest", together
+        )
+    else:
+        with suppress(ModuleNotFoundError):  # a controller's machine has no library for pictures
+            typer.echo(terminal(replays[0], colour=sys.stdout.isatty()))
+
+
+def _replay(
+    trace: "Trace", policy: "DemandTracking", against: Sequence[Against], delay_seconds: float
+) -> "Replay":
+    from controller_asg.rehearse.baselines import BASELINES
+    from controller_asg.rehearse.figures import figures
+    from controller_asg.rehearse.follow import demand_tracking
+    from controller_asg.rehearse.load import demand
+    from controller_asg.rehearse.picture import Mark, Replay
+    from controller_asg.rehearse.world import needs, rehearse
+
+    told: list[tuple[int, str]] = []
+    followers: dict[str, Follower] = {
+        OURS: demand_tracking(policy, delay_seconds, lambda tick, line: told.append((tick, line)))
+    }
+    for each in against:
+        followers[BASELINE_NAMES[each]] = BASELINES[BASELINE_NAMES[each]]()
+    needed = demand(trace)
+    need = needs(needed)
+    schedules = {name: rehearse(needed, follower, delay_seconds) for name, follower in followers.items()}
+    return Replay(
+        trace.name,
+        needed,
+        schedules,
+        {name: figures(need, schedule, delay_seconds) for name, schedule in schedules.items()},
+        [Mark(tick, schedules[OURS].desired[tick], line) for tick, line in told],
+    )
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    except ModuleNotFoundError as error:
+        mend = "use the project's own .venv, or install controller-asg[report]"
+        end([Fault(f"the library {error.name}", "is not installed here", mend)], EXIT_BAD_INPUT)
+    except OSError as error:
+        fault = Fault(str(path), f"can't be written: {error.strerror}", "name another place")
+        end([fault], EXIT_BAD_INPUT)
 
 
 def _policy(file: Path | None) -> "DemandTracking":
@@ -134,8 +177,10 @@ def _policy(file: Path | None) -> "DemandTracking":
         raise SpecError(tuple(faults_of(error, str(file), DemandTracking))) from error
 
 
-def _show(title: str, by_policy: "dict[str, Figures]") -> None:
+def _show(title: str, by_policy: "Mapping[str, Figures]") -> None:
+    from controller_asg.rehearse.picture import EXPLAINED
+
     typer.echo(title)
-    typer.echo(f"  {'':<18}" + "".join(f"{word:>15}" for word in TELLING))
+    typer.echo(f"  {'':<18}" + "".join(f"{word:>15}" for word, _ in EXPLAINED))
     for name, found in by_policy.items():
         typer.echo(f"  {name:<18}" + "".join(f"{value:>15.3f}" for value in asdict(found).values()))

@@ -8,15 +8,17 @@ from collections.abc import Callable
 
 from controller_asg.model.scaling_policy import DemandTracking
 from controller_asg.policy.demand import DemandMemory
-from controller_asg.policy.demand_tracking import FULL, Load, Wish, decide
+from controller_asg.policy.demand_tracking import FULL, Load, decide, explain
 from controller_asg.rehearse.load import TICK_SECONDS
 from controller_asg.rehearse.world import Follower, Seen
 
 
 def demand_tracking(
-    policy: DemandTracking, delay_seconds: float = 120.0, tell: Callable[[Seen, Wish], None] | None = None
+    policy: DemandTracking,
+    delay_seconds: float = 120.0,
+    tell: Callable[[int, str], None] = lambda tick, line: None,
 ) -> Follower:
-    """A fresh one, with an empty memory. `tell` hears each tick's wish."""
+    """A fresh one, with an empty memory. `tell` hears each change it asks for: the tick, and its line."""
     memory = DemandMemory()
 
     def follow(seen: Seen) -> int:
@@ -25,8 +27,8 @@ def demand_tracking(
         load = Load(seen.utilisation * seen.served_by, seen.served_by, 0, seen.utilisation >= FULL)
         now = float(seen.tick * TICK_SECONDS)
         wish = decide(policy, memory, load, seen.desired, seen.booting, now, delay_seconds)
-        if tell is not None:
-            tell(seen, wish)
+        if wish.capacity != seen.desired:
+            tell(seen.tick, explain(memory, load, wish, seen.desired, delay_seconds))
         return wish.capacity
 
     return follow

@@ -28,10 +28,11 @@ def run(*arguments: object) -> Result:
 def test_it_prints_the_figures_of_the_policy_and_of_those_it_is_held_against(trace: Path) -> None:
     told = run("--load", trace, "--against", "ec2", "--against", "hpa")
     assert told.exit_code == 0
-    title, head, ours, ec2, hpa = told.output.splitlines()
+    title, head, ours, ec2, hpa, *picture = told.output.splitlines()
     assert title == "synthetic-step"
     assert head.split()[:2] == ["τU", "%"]
     assert [line.split()[0] for line in (ours, ec2, hpa)] == ["demand_tracking", "tt60", "hpa60"]
+    assert "demand" in picture[-1]
     assert ec2.split()[1:] == ["1.528", "0.594", "98.472", "94.043", "1.845", "3.167", "0.000", "18.424"]
 
 
