@@ -48,7 +48,10 @@ BASELINE_NAMES = {
 @app.command()
 def rehearse(
     load: Annotated[
-        Path, typer.Option(help="A trace: CSV of seconds,load, or .gz of it; or a folder of them.")
+        Path,
+        typer.Option(
+            help="A trace: CSV of seconds,load, or .gz of it; a folder of them; or a made-up shape, as sine-day."
+        ),
     ],
     group: Annotated[
         Path | None, typer.Option(help="YAML or JSON of a group, or of its demand_tracking policy.")
@@ -68,13 +71,12 @@ def rehearse(
 ) -> None:
     """Replay a load through demand_tracking in virtual time, and say how well the capacity followed."""
     from controller_asg.rehearse.figures import over_traces
-    from controller_asg.rehearse.load import read_traces
     from controller_asg.rehearse.picture import terminal, write_html, write_png
     from controller_asg.rehearse.world import write_capacity
 
     try:
         policy = _policy(group)
-        traces = read_traces(load)
+        traces = _traces(load)
     except SpecError as error:
         end(list(error.faults), EXIT_BAD_INPUT)
     replays: list[Replay] = []
@@ -107,6 +109,19 @@ def rehearse(
     else:
         with suppress(ModuleNotFoundError):  # a controller's machine has no library for pictures
             typer.echo(terminal(replays[0], colour=sys.stdout.isatty()))
+
+
+def _traces(load: Path) -> "tuple[Trace, ...]":
+    """Raises SpecError."""
+    from controller_asg.rehearse.generate import SHAPES, generate
+    from controller_asg.rehearse.load import read_traces
+
+    if load.exists():
+        return read_traces(load)
+    if str(load) in SHAPES:
+        return (generate(str(load)),)
+    mend = f"name a file, a folder, or one of the shapes {', '.join(SHAPES)}"
+    raise SpecError((Fault(str(load), "is not there", mend),))
 
 
 def _replay(

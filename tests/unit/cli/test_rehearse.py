@@ -94,3 +94,10 @@ def test_a_bad_trace_is_told_with_file_and_line(tmp_path: Path) -> None:
     result = run("--load", file)
     assert result.exit_code == 2
     assert "t.csv:2: '0,one' is not two numbers" in result.output
+
+
+def test_a_made_up_shape_has_a_name() -> None:
+    assert "synthetic-ramp" in run("--load", "ramp").output
+    refused = run("--load", "stairs")
+    assert refused.exit_code == 2
+    assert "stairs: is not there; name a file, a folder, or one of the shapes step, ramp" in refused.output
