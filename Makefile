@@ -24,7 +24,7 @@ check: setup lint types fast  ## The fast lane: lint, types, unit, property and 
 test: setup lint ansible-lint types  ## Everything, on real machines too (half an hour)
 	@tools/install-test-tools
 	@$(RUN) $(PY) -m pytest -q -n 2 tests/unit tests/simulation
-	@$(RUN) $(PY) -m pytest -v -n 2 --dist loadgroup --timeout 900 tests/contract tests/e2e
+	@$(RUN) $(PY) -m pytest -v -n 2 --dist loadscope --timeout 900 tests/contract tests/e2e
 
 lint: setup
 	@$(RUN) ruff check -q . && $(RUN) ruff format -q --check .

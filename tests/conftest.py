@@ -1,10 +1,16 @@
 """What all tests share."""
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling, Scheduling
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`: one worker has the deployed system, the other all else that runs on machines."""
-    for item in items:
-        deployed = "deployment" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("deployment" if deployed else "beside"))
+class _TwoLanes(LoadScopeScheduling):
+    """One worker has the deployed system, another all else that runs on machines."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "deployed" if "/e2e/" in nodeid and "molecule" not in nodeid else "beside it"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    return _TwoLanes(config, log) if config.getvalue("dist") == "loadscope" else None
