@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from controller_asg.model.instance import Ec2State, LifecycleState, StatusCheck
 from controller_asg.model.record import GroupRecord
+from controller_asg.planner.health import HEALTHY, Health
 from controller_asg.planner.plan_pass import plan
 from controller_asg.planner.snapshot import Member, SetDesired, Snapshot
 from tests.making import ANSWERED, agent, cloud, instance, record, silent, snapshot
@@ -109,8 +110,7 @@ def test_scaling_in_keeps_the_healthy_percentage(seen: Snapshot) -> None:
         m.instance.instance_id
         for m in seen.members
         if m.instance.state is LifecycleState.IN_SERVICE
-        and m.instance.instance_id in verdicts
-        and verdicts[m.instance.instance_id].health.value != "Unhealthy"
+        and verdicts.get(m.instance.instance_id, HEALTHY).health is not Health.UNHEALTHY
     }
     going = {i for t in planned.terminations for i in t.instance_ids} & healthy
     if going:
