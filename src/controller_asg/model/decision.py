@@ -1,10 +1,11 @@
 """A decision: what was seen, what each policy voted, which bound or guard changed the vote, what was done."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
+from controller_asg.model.immutable import immutable
 
-@dataclass(frozen=True, slots=True)
+
+@immutable
 class Vote:
     """One policy's wish. `capacity` None: it abstains. `victims`: the instances it wants gone, in order.
 
@@ -18,7 +19,7 @@ class Vote:
     consents: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Step:
     """A bound or a guard that changed the wish, or held something back (`before == after`)."""
 
@@ -28,7 +29,7 @@ class Step:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Decision:
     """`decision_id` is 0 until the store gave it one. Equal decisions in a row are one record with a count."""
 

@@ -1,9 +1,11 @@
 """An instance in three views: what we decided (Instance), what EC2 says (CloudInstance), its agent (AgentView)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
+
+from controller_asg.model.immutable import immutable
 
 
 class LifecycleState(StrEnum):
@@ -60,7 +62,7 @@ class StatusCheck(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Instance:
     """What the controller decided and keeps about one instance of a group."""
 
@@ -84,7 +86,7 @@ class Instance:
     marked_unhealthy: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CloudInstance:
     """What EC2 says of one instance that carries our tags."""
 
@@ -101,7 +103,7 @@ class CloudInstance:
     launched_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Sample:
     """One reading of an instance, by metric name. `arrived_at` is the controller's monotonic clock."""
 
@@ -109,7 +111,7 @@ class Sample:
     values: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AgentView:
     """What MonitorC knows of one instance's agent. `as_of` is the monotonic moment at which that was so."""
 

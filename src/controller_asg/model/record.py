@@ -6,6 +6,7 @@ from datetime import datetime
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.group import Bootstrap, Group, LaunchParameters
+from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import Instance
 
 
@@ -52,7 +53,7 @@ class LaunchMemory:
     recent: tuple[tuple[datetime, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class GroupRecord:
     """A group as the store holds it. `version` counts applied documents; `image_id` was found when it was applied."""
 
@@ -81,7 +82,7 @@ class State:
     open_activities: tuple[Activity, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Change:
     """One transaction: all of it, or nothing."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
+from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import Instance
 from controller_asg.model.record import GroupRecord, LaunchTemplate
 from controller_asg.planner.health import Verdict
@@ -30,7 +31,7 @@ class TerminationPlan:
     keep_console: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Plan:
     """`instances` are those whose record changed; `gone` are to be forgotten; `activities` those that moved or ended.
 

@@ -5,11 +5,12 @@ from datetime import datetime
 
 from controller_asg.model.activity import Activity
 from controller_asg.model.errors import CloudError
+from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import AgentView, CloudInstance, Instance
 from controller_asg.model.record import GroupRecord
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Member:
     """One instance of the group in its three views."""
 
@@ -20,7 +21,7 @@ class Member:
     missing_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Answer:
     """One of EC2's answers to DescribeInstances: how long ago it was asked, and how long ago it came."""
 
@@ -80,7 +81,7 @@ Order = SetDesired | Terminate | Protect | SetHealth
 Fact = Outcome | Bootstrapped
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Snapshot:
     """`observed`: EC2 has answered since the start; until then nothing is done.
 

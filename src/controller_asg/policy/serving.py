@@ -1,11 +1,10 @@
 """What a policy is shown: the instances whose metrics count, and the size they are to be compared with."""
 
-from dataclasses import dataclass
-
+from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import AgentView
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Fleet:
     """`desired` is the group's desired capacity, `warming` how many instances are launched and don't count yet.
 

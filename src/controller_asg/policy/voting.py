@@ -1,16 +1,16 @@
 """All policies of a group, asked and combined: scaling out takes the highest vote, scaling in needs every consent."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from controller_asg.model.decision import Step, Vote
+from controller_asg.model.immutable import immutable
 from controller_asg.model.record import LastChange
 from controller_asg.model.scaling_policy import Policy, SimpleScaling, StepScaling, TargetTracking, Thresholds
 from controller_asg.policy import step, target_tracking, thresholds
 from controller_asg.policy.serving import Fleet
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Wish:
     """What the policies want together. `victims`: who should go, if anyone. `winners`: whose votes it came from."""
 
