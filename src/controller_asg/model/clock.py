@@ -1,7 +1,6 @@
 """The port to time. Whatever waits or reads a clock gets one handed in, so that the simulation can run it."""
 
 import asyncio
-import contextlib
 import time
 from datetime import UTC, datetime
 from typing import Protocol
@@ -17,14 +16,16 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Until the event is set, or for so long."""
+        """Until the event is set, at the latest after so long; then it is set."""
 
 
 async def wait_in_loop(event: asyncio.Event, seconds: float) -> None:
     """`Clock.wait` of every clock whose seconds are the event loop's."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
+    timer = asyncio.get_running_loop().call_later(seconds, event.set)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()
 
 
 class SystemClock:
