@@ -18,6 +18,10 @@ from controller_asg.planner.health import HEALTHY, Health, Verdict
 from controller_asg.planner.plan import LaunchPlan, TerminationPlan
 from controller_asg.planner.snapshot import Member, Snapshot
 
+_SERVING = (LifecycleState.IN_SERVICE,)
+_PENDING = tuple(sorted(PENDING_STATES))
+_LIVE = tuple(sorted(state for state in LifecycleState if state not in LEAVING_STATES))
+
 
 class Draft:
     """Instances, activities and the record as the rules have changed them so far."""
@@ -31,7 +35,8 @@ class Draft:
         # The same members apart, so that no rule has to go through all of them.
         self._by_state: defaultdict[LifecycleState, dict[str, Member]] = defaultdict(dict)
         for member in snapshot.members:
-            self._place(member)
+            instance = member.instance
+            self.members[instance.instance_id] = self._by_state[instance.state][instance.instance_id] = member
         self.activities = {a.activity_id: a for a in snapshot.open_activities}
         # On those that are not plainly healthy.
         self.verdicts: dict[str, Verdict] = {}
@@ -132,13 +137,15 @@ class Draft:
 
     def live(self) -> list[Member]:
         """Every member that is not on its way out."""
-        return self._in([state for state in self._by_state if state not in LEAVING_STATES])
+        return self._in(_LIVE)
 
     def pending(self) -> list[Member]:
-        return self._in(PENDING_STATES)
+        return self._in(_PENDING)
 
     def serving(self) -> list[Member]:
-        return self._in([LifecycleState.IN_SERVICE])
+        return self._in(_SERVING)
 
     def _in(self, states: Iterable[LifecycleState]) -> list[Member]:
-        return [member for state in sorted(states) for member in self._by_state[state].values()]
+        return [
+            member for state in states if state in self._by_state for member in self._by_state[state].values()
+        ]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import AgentView, Ec2State, StatusCheck
 from controller_asg.planner.snapshot import Member, Snapshot
 
@@ -25,6 +26,8 @@ MASS_SILENCE_WINDOW_SECONDS = 60.0
 # Agents that were cut off come back within their longest pause between two tries (monitor_agent, 30 s).
 SPOKE_AGAIN_SECONDS = 45.0
 
+# An attribute of an enum's class is ten times as dear as a global, and this one is read for each instance in each pass.
+IMPAIRED = StatusCheck.IMPAIRED
 DEAD_STATES = frozenset({Ec2State.STOPPING, Ec2State.STOPPED, Ec2State.SHUTTING_DOWN, Ec2State.TERMINATED})
 
 
@@ -34,7 +37,7 @@ class Health(StrEnum):
     UNHEALTHY = "Unhealthy"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Verdict:
     """`confirmed`: EC2 itself says that the machine is not running. `told`: somebody has said so from outside."""
 
@@ -68,15 +71,15 @@ def judge(member: Member, snapshot: Snapshot) -> Verdict:
     silent = agent.silent_seconds if agent is not None else None
     by_silence = silent is not None and silent >= snapshot.silence_seconds
     by_pings = agent is not None and agent.ping_attempts >= PINGS_AGAINST
-    by_checks = cloud is not None and cloud.status is StatusCheck.IMPAIRED
-    against = by_silence + by_pings + by_checks
-    if not against and not instance.marked_unhealthy:
+    by_checks = cloud is not None and cloud.status is IMPAIRED
+    if not (by_silence or by_pings or by_checks or instance.marked_unhealthy):
         return HEALTHY
     since_at, grace_seconds = instance.in_service_at, snapshot.record.group.health_check_grace_period_seconds
     if since_at is not None and (snapshot.now - since_at).total_seconds() < grace_seconds:
         return HEALTHY
     if instance.marked_unhealthy:
         return Verdict(Health.UNHEALTHY, f"marked unhealthy by {instance.marked_unhealthy}", told=True)
+    against = by_silence + by_pings + by_checks
     reasons = []
     if by_silence:
         reasons.append(f"silent for {silent:.1f} s")

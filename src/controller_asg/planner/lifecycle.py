@@ -101,17 +101,13 @@ def _new_instance(draft: Draft, cloud: CloudInstance, reason: str) -> Instance:
 def mend_times(draft: Draft) -> None:
     """A clock that was set back leaves times in the future. They count from now, else a minute would last for hours."""
     now = draft.now
-    for member in list(draft.members.values()):
+    for member in draft.snapshot.members:
         instance = member.instance
-        ahead = instance.in_service_at is not None and instance.in_service_at > now
-        if instance.state_since_at > now or ahead:
-            draft.put(
-                replace(
-                    instance,
-                    state_since_at=min(instance.state_since_at, now),
-                    in_service_at=now if ahead else instance.in_service_at,
-                )
-            )
+        if instance.state_since_at <= now:
+            continue  # it came into service before that
+        served = instance.in_service_at
+        in_service_at = served and min(served, now)
+        draft.put(replace(instance, state_since_at=now, in_service_at=in_service_at))
     if any(change.at > now for change in draft.record.last_changes):
         mended = tuple(replace(change, at=min(change.at, now)) for change in draft.record.last_changes)
         draft.record = replace(draft.record, last_changes=mended)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from controller_asg.model.decision import Step
-from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView, LifecycleState
+from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView
 from controller_asg.model.record import LastChange
 from controller_asg.planner import backoff, launches, rebalance, victims, zones
 from controller_asg.planner.draft import Draft
@@ -76,17 +76,16 @@ def vote(draft: Draft) -> Wish:
     """Let the policies vote, and take their wish as far as the bounds allow."""
     warming = len(draft.pending()) + len(draft.launching())
     warm_at = draft.now - timedelta(seconds=draft.group.default_instance_warmup_seconds)
-    serving = []
+    verdicts, serving = draft.verdicts, []
     for member in draft.serving():
         instance, agent = member.instance, member.agent
-        instance_id = instance.instance_id
         if instance.in_service_at is not None and instance.in_service_at > warm_at:
             warming += 1
-        elif agent is not None and instance_id not in draft.verdicts:
+        elif agent is not None and instance.instance_id not in verdicts:
             serving.append(agent)
         elif draft.verdict(member).health is not Health.UNHEALTHY:
             # A suspect one is shown as silent.
-            serving.append(AgentView(instance_id, silent_seconds=None))
+            serving.append(AgentView(instance.instance_id, silent_seconds=None))
     desired = draft.record.desired_capacity
     wish = combine(
         draft.group.policies, Fleet(tuple(serving), desired, warming), draft.record.last_changes, draft.now
@@ -132,8 +131,12 @@ def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
     desired = draft.record.desired_capacity
     live = draft.live()
     unhealthy = draft.unhealthy()
-    healthy = [m for m in live if draft.verdict(m).health is not Health.UNHEALTHY] if unhealthy else live
-    serving = [m for m in healthy if m.instance.state is LifecycleState.IN_SERVICE]
+    healthy, serving = live, draft.serving()
+    if unhealthy:
+        healthy, serving = (
+            [m for m in members if draft.verdict(m).health is not Health.UNHEALTHY]
+            for members in (live, serving)
+        )
     launching = draft.launching()
     need = desired - len(healthy) - len(launching)
     waiting: list[Member] = []

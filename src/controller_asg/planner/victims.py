@@ -17,6 +17,8 @@ def choose(
     """
     free = {m.instance.instance_id: m for m in candidates if not m.instance.protected_from_scale_in}
     chosen = [free.pop(name) for name in wanted if name in free][:count]
+    if len(chosen) == count:
+        return tuple(chosen)
     booting = sorted(
         (m for m in free.values() if m.instance.state in PENDING_STATES),
         key=lambda m: (m.instance.launched_at, m.instance.instance_id),

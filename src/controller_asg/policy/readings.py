@@ -19,14 +19,15 @@ def readings(
     ids, values = [], []
     stale_seconds = max(STALE_SECONDS, window_seconds)
     for instance in serving:
-        if not instance.samples:
+        samples = instance.samples
+        if not samples:
             continue
-        newest = instance.samples[-1]
+        newest = samples[-1]
         value = newest.values.get(metric)
         if value is None or instance.as_of - newest.arrived_at > stale_seconds:
             continue
         if window_seconds > 1.0:
-            value = _mean(instance.samples, metric, instance.as_of - window_seconds)
+            value = _mean(samples, metric, instance.as_of - window_seconds)
         ids.append(instance.instance_id)
         values.append(value)
     return ids, values
@@ -34,11 +35,9 @@ def readings(
 
 def _mean(samples: Sequence[Sample], metric: str, since: float) -> float:
     """Over those since then; the newest one counts however old it is."""
-    values = [
-        sample.values[metric]
-        for sample in samples
-        if metric in sample.values and (sample.arrived_at >= since or sample is samples[-1])
-    ]
+    if samples[0].arrived_at < since:
+        samples = [sample for sample in samples if sample.arrived_at >= since] or samples[-1:]
+    values = [sample.values[metric] for sample in samples if metric in sample.values]
     return sum(values) / len(values)
 
 
