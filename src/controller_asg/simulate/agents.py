@@ -33,10 +33,10 @@ class Network:
     delay_seconds: float = 0.0
 
     def carries_up(self, instance_id: str) -> bool:
-        return not {"", instance_id} & self.up
+        return "" not in self.up and instance_id not in self.up
 
     def carries_down(self, instance_id: str) -> bool:
-        return not {"", instance_id} & self.down
+        return "" not in self.down and instance_id not in self.down
 
 
 @dataclass(slots=True)
@@ -87,8 +87,8 @@ class SimulatedAgents:
 
     def up(self, instance_id: str) -> bool:
         """Its machine runs, has booted, and neither it nor its agent is broken."""
-        machine = self._ec2.machines.get(instance_id)
-        if machine is None or machine.running_since is None or not machine.alive:
+        machine = self._ec2.running.get(instance_id)
+        if machine is None:
             return False
         behaviour = self.agent(instance_id).behaviour
         settled = self._loop.time() >= machine.boots_at + SETTLES_SECONDS
@@ -99,9 +99,9 @@ class SimulatedAgents:
         due = self._loop.time()
         while True:
             self._sequence += 1
-            for machine in self._ec2.running():
-                if self.up(machine.instance_id):
-                    self._speak(self.agent(machine.instance_id))
+            for instance_id in list(self._ec2.running):
+                if self.up(instance_id):
+                    self._speak(self.agent(instance_id))
             due += SAMPLE_SECONDS
             await asyncio.sleep(max(0.0, due - self._loop.time()))
 

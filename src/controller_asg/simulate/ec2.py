@@ -125,6 +125,7 @@ class SimulatedEc2:
         self._buckets: dict[tuple[str, str], _Bucket] = {}
         self._pages: dict[str, list[str]] = {}
         self.machines: dict[str, Machine] = {}
+        self.running: dict[str, Machine] = {}  # those of them whose operating system runs
         self.launches: list[tuple[str, tuple[str, ...]]] = []
         self.calls: dict[str, int] = defaultdict(int)
         self.faults = Faults()
@@ -204,8 +205,7 @@ class SimulatedEc2:
         return {
             "InstanceStatuses": [
                 {"InstanceId": machine.instance_id, "InstanceStatus": {"Status": word}, "SystemStatus": {}}
-                for machine in self.machines.values()
-                if machine.state is Ec2State.RUNNING
+                for machine in self.running.values()
                 for word in [_status(machine, now)]
             ]
         }
@@ -239,10 +239,6 @@ class SimulatedEc2:
 
     def alive(self) -> list[Machine]:
         return [machine for machine in self.machines.values() if machine.alive]
-
-    def running(self) -> Iterator[Machine]:
-        """Those whose operating system runs."""
-        return (m for m in self.machines.values() if m.state is Ec2State.RUNNING)
 
     def holder(self, address: str) -> str:
         """The living instance that has an address now; "" when none has."""
@@ -323,6 +319,9 @@ class SimulatedEc2:
         machine.state = state
         if state is Ec2State.RUNNING:
             machine.running_since = now
+            self.running[machine.instance_id] = machine
+        else:
+            self.running.pop(machine.instance_id, None)
         if state is Ec2State.TERMINATED:
             # EC2 gives the address to the next one at once.
             self._addresses.pop(machine.private_ip, None)

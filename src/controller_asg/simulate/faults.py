@@ -227,7 +227,7 @@ def begin(kind: FaultKind, world: World, chance: random.Random) -> Fault | None:
         case FaultKind.AGENT_OF_ANOTHER_VERSION:
             return _misbehave(kind, world, chance, version="99")
         case FaultKind.AGENT_CLAIMS_ANOTHER:
-            others = [machine.instance_id for machine in world.ec2.running()]
+            others = list(world.ec2.running)
             return _misbehave(kind, world, chance, claims=chance.choice(others) if others else "i-0")
         case FaultKind.NEVER_REGISTERS:
             faults.mute_launches = True

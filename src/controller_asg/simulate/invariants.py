@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from controller_asg.cloud.launch_call import LAUNCH_VERSION_TAG
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
-from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, Ec2State, LifecycleState
+from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, LifecycleState
 from controller_asg.model.record import Change
 from controller_asg.planner.health import MASS_SILENCE_MINIMUM, MASS_SILENCE_WINDOW_SECONDS
 from controller_asg.simulate.ec2 import BAD_IMAGE, Machine
@@ -139,10 +139,7 @@ class Invariants:
         serving = [
             i
             for i, one in [*world.disk.instances.items(), *((new.instance_id, new) for new in arriving)]
-            if one.group == group
-            and one.state is LifecycleState.IN_SERVICE
-            and i in world.ec2.machines
-            and world.ec2.machines[i].state is Ec2State.RUNNING
+            if one.group == group and one.state is LifecycleState.IN_SERVICE and i in world.ec2.running
         ]
         its = world.agents.agent(instance_id).arrived_at
         silent = [

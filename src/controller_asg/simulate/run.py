@@ -187,7 +187,7 @@ class _Drama:
     def _load(self, instance_id: str) -> float:
         if self._calm:
             return 50.0
-        serving = max(1, sum(1 for _ in self._world.ec2.running()))
+        serving = max(1, len(self._world.ec2.running))
         return min(100.0, self._demand / serving)
 
     async def _fault(self, kind: FaultKind, at: float, lasts: float) -> None:
