@@ -16,7 +16,7 @@ import pytest
 from asg_lab.testing import Lab, running_lab
 from botocore.exceptions import ClientError, HTTPClientError
 
-from controller_asg.simulate.ec2 import GOOD_IMAGE, ZONES, SimulatedEc2
+from controller_asg.simulate.ec2 import GOOD_IMAGE, TOKEN_SECONDS, ZONES, SimulatedEc2
 from controller_asg.simulate.virtual_time import VirtualClock, VirtualLoop
 
 NOBODY = "i-0fedcba9876543210"
@@ -144,6 +144,22 @@ def test_a_token_whose_instances_are_gone_launches_nothing_again(place: Place) -
     place.ec2.terminate_instances(InstanceIds=[instance_id])
     place.wait(instance_id, "terminated")
     assert refused(lambda: place.launch(token)) == "IdempotentInstanceTerminated"
+
+
+@pytest.mark.parametrize("place", [of_simulation], indirect=True)  # nobody waits a day for the lab
+def test_a_token_is_forgotten_a_day_after_its_last_instance_ended(place: Place) -> None:
+    token = uuid.uuid4().hex
+    gone, there = place.launch(token, MaxCount=2)
+    place.wait(gone, "running")
+    place.ec2.terminate_instances(InstanceIds=[gone])
+    place.sleep(TOKEN_SECONDS + WAIT_SECONDS)
+    assert there in place.launch(token, MaxCount=2)
+    place.ec2.terminate_instances(InstanceIds=[there])
+    place.wait(there, "terminated")
+    place.sleep(TOKEN_SECONDS - WAIT_SECONDS)
+    assert refused(lambda: place.launch(token, MaxCount=2)) == "IdempotentInstanceTerminated"
+    place.sleep(WAIT_SECONDS)
+    assert not {gone, there} & set(place.launch(token, MaxCount=2))
 
 
 def test_a_dry_run_is_an_error_either_way(place: Place) -> None:

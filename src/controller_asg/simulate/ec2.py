@@ -7,6 +7,7 @@ are counted against token buckets; capacity and quota run out; an answer may be 
 
 import asyncio
 import itertools
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,9 @@ SHUTTING_DOWN_SECONDS = (1.0, 10.0)
 STOPPING_SECONDS = 2.0
 # EC2 shows a terminated instance for about an hour.
 TERMINATED_SHOWN_SECONDS = 3600.0
+# A client token is "valid for at least 24 hours after the termination of the instance" (EC2 API Reference, "Ensuring
+# idempotency"); no longer here, so that nobody counts on more.
+TOKEN_SECONDS = 86_400.0
 STATUS_OK_AFTER_SECONDS = 20.0
 ALIVE = (Ec2State.PENDING, Ec2State.RUNNING)
 
@@ -122,6 +126,7 @@ class SimulatedEc2:
         self._numbers = itertools.count(1)
         self._addresses: dict[str, str] = {}  # address -> the living instance that has it
         self._tokens: dict[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {}
+        self._terminated: dict[str, float] = {}  # instance id -> when
         self._buckets: dict[tuple[str, str], _Bucket] = {}
         self._pages: dict[str, list[str]] = {}
         self.machines: dict[str, Machine] = {}
@@ -146,7 +151,7 @@ class SimulatedEc2:
         if self.faults.errors:
             raise _error(self.faults.errors.pop(0), "made up")
         known = self._tokens.get(token) if token else None
-        if known is not None:
+        if known is not None and not self._expired(known[1]):
             if known[0] != call:
                 raise _error("IdempotentParameterMismatch", "Arguments on this idempotent request differ")
             machines = [self.machines[i] for i in known[1] if i in self.machines]
@@ -307,6 +312,11 @@ class SimulatedEc2:
             self._later((boots_in * 0.5, boots_in * 0.5), machine, Ec2State.RUNNING)
         return machine
 
+    def _expired(self, instance_ids: tuple[str, ...]) -> bool:
+        """The client token of these instances means nothing any more: the last of them ended too long ago."""
+        ended = max(self._terminated.get(instance_id, math.inf) for instance_id in instance_ids)
+        return self._loop.time() - ended >= TOKEN_SECONDS
+
     def _later(self, seconds: tuple[float, float], machine: Machine, state: Ec2State) -> None:
         was = machine.state
         self._loop.call_later(
@@ -323,6 +333,7 @@ class SimulatedEc2:
         else:
             self.running.pop(machine.instance_id, None)
         if state is Ec2State.TERMINATED:
+            self._terminated[machine.instance_id] = now
             # EC2 gives the address to the next one at once.
             self._addresses.pop(machine.private_ip, None)
             self._loop.call_later(TERMINATED_SHOWN_SECONDS, self.machines.pop, machine.instance_id, None)
