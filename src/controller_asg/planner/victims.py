@@ -1,7 +1,8 @@
 """Which instance goes when the group shrinks."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 
 from controller_asg.model.instance import PENDING_STATES
 from controller_asg.planner.snapshot import Member
@@ -25,24 +26,25 @@ def choose(
         reverse=True,
     )
     chosen += booting[: count - len(chosen)]
-    rest = [m for m in free.values() if m.instance.state not in PENDING_STATES]
     gone = {m.instance.instance_id for m in chosen}
     crowd = Counter(
         m.instance.zone
         for m in candidates
         if m.instance.state not in PENDING_STATES and m.instance.instance_id not in gone
     )
-    while rest and len(chosen) < count:
-        goes = min(
-            rest,
-            key=lambda m: (
-                -crowd[m.instance.zone],
-                m.instance.launch_version == launch_version,
-                m.instance.launched_at,
-                m.instance.instance_id,
-            ),
-        )
-        rest.remove(goes)
-        crowd[goes.instance.zone] -= 1
-        chosen.append(goes)
+
+    def turn(member: Member) -> tuple[bool, datetime, str]:
+        instance = member.instance
+        return instance.launch_version == launch_version, instance.launched_at, instance.instance_id
+
+    in_turn = defaultdict[str, list[Member]](list)  # by zone; whose turn comes first stands last
+    for member in sorted(free.values(), key=turn, reverse=True):
+        if member.instance.state not in PENDING_STATES:
+            in_turn[member.instance.zone].append(member)
+    while in_turn and len(chosen) < count:
+        zone = min(in_turn, key=lambda zone: (-crowd[zone], turn(in_turn[zone][-1])))
+        chosen.append(in_turn[zone].pop())
+        crowd[zone] -= 1
+        if not in_turn[zone]:
+            del in_turn[zone]
     return tuple(chosen)
