@@ -15,6 +15,11 @@ def test_no_invariant_breaks() -> None:
     assert not broken, "controller-asg simulate --seed N --trace tells the story"
 
 
+def test_no_invariant_breaks_in_large_groups() -> None:
+    (result,) = run_many([5], 1, size=200)
+    assert not result.broken
+
+
 def test_a_seed_tells_the_same_story_in_another_process() -> None:
     (first,) = run_many([8], 1, trace=True)
     (again,) = run_many([8], 1, trace=True)

@@ -18,6 +18,7 @@ def simulate(
     trace: Annotated[bool, typer.Option(help="Tell its story, a line an event.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="So many worlds.")] = 200,
     first: Annotated[int, typer.Option(min=0, help="The first one's seed.")] = 0,
+    size: Annotated[int, typer.Option(min=0, help="min_size of the groups; 0: each seed's own, 1 to 4.")] = 0,
     until_broken: Annotated[bool, typer.Option(help="Stop at the first broken invariant.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
     as_json: AsJson = False,
@@ -32,7 +33,7 @@ def simulate(
     broken: list[tuple[int, str]] = []
     faults: Counter[str] = Counter()
     transitions: set[str] = set()
-    for result in run_many(wanted, min(jobs, len(wanted)), trace):
+    for result in run_many(wanted, min(jobs, len(wanted)), trace, size):
         done += 1
         faults.update(result.faults)
         transitions |= result.transitions
@@ -43,7 +44,8 @@ def simulate(
         if not as_json:
             for what in result.broken:
                 typer.echo(
-                    f"seed {result.seed}: {what}\n    controller-asg simulate --seed {result.seed} --trace"
+                    f"seed {result.seed}: {what}\n    controller-asg simulate --seed {result.seed}"
+                    f"{f' --size {size}' if size else ''} --trace"
                 )
         if until_broken and result.broken:
             break

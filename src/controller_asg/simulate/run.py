@@ -28,6 +28,11 @@ from controller_asg.simulate.world import World
 from controller_asg.store.sql import SqlStore
 
 CHAOS_SECONDS = 300.0
+SET_UP_SECONDS = 300.0
+# For each instance of `size`: EC2 refills the tokens of RunInstances by 2 a second, and two groups may launch all anew.
+LAUNCH_SECONDS = 2.0
+# What is chosen for groups of this size grows with a larger one.
+USUAL_SIZE = 2.5
 # From the last fault's end the world may take so long to be at rest: a registration timeout, a backoff, a replacement.
 SETTLE_SECONDS = 2400.0
 STEADY_SECONDS = 40.0
@@ -54,8 +59,8 @@ class Result:
     virtual_seconds: float = 0.0
 
 
-def run_seed(seed: int, trace: bool = False, chaos_seconds: float = CHAOS_SECONDS) -> Result:
-    """Play the world of this seed to its end."""
+def run_seed(seed: int, trace: bool = False, size: int = 0, chaos_seconds: float = CHAOS_SECONDS) -> Result:
+    """Play the world of this seed to its end. `size` is the groups' min_size; 0: the seed chooses 1 to 4."""
     result = Result(seed)
     loop = VirtualLoop()
 
@@ -73,7 +78,7 @@ def run_seed(seed: int, trace: bool = False, chaos_seconds: float = CHAOS_SECOND
             tell(f"log: {event} {said}")
 
     with captured_logs(hear):
-        run_virtual(_Drama(seed, tell, result, bugs, chaos_seconds).play(), loop)
+        run_virtual(_Drama(seed, tell, result, bugs, size, chaos_seconds).play(), loop)
     result.virtual_seconds = loop.time()
     return result
 
@@ -86,11 +91,19 @@ class _Drama:
     """One world from its first group to its rest."""
 
     def __init__(
-        self, seed: int, tell: Callable[[str], None], result: Result, bugs: list[str], chaos_seconds: float
+        self,
+        seed: int,
+        tell: Callable[[str], None],
+        result: Result,
+        bugs: list[str],
+        size: int,
+        chaos_seconds: float,
     ) -> None:
         self._chance = random.Random(f"{seed}:drama")  # noqa: S311 - a schedule that can be replayed
         self._tell, self._result, self._bugs = tell, result, bugs
-        self._seed, self._chaos_seconds = seed, chaos_seconds
+        self._seed, self._size, self._chaos_seconds = seed, size, chaos_seconds
+        self._scale = size / USUAL_SIZE if size else 1.0
+        self._patience = LAUNCH_SECONDS * size
         self._active: list[Fault] = []
         self._touched: dict[str, float] = {}  # instance id ("" is everybody) -> excused until
         self._demand = 0.0
@@ -129,9 +142,10 @@ class _Drama:
     async def _set_up(self) -> None:
         chance = self._chance
         self._documents = {name: self._document() for name in ("web", "worker")[: chance.randint(1, 2)]}
-        self._demand = chance.uniform(60, 400)
+        self._demand = chance.uniform(60, 400) * self._scale
         await self._world.apply(**self._documents)
-        await self._world.until(lambda: not self._invariants.unsettled(), 300, every=1.0)
+        settled_in = SET_UP_SECONDS + self._patience
+        await self._world.until(lambda: not self._invariants.unsettled(), settled_in, every=1.0)
         self._tell(f"act: {len(self._documents)} groups in service, now chaos")
 
     async def _chaos(self) -> None:
@@ -154,7 +168,7 @@ class _Drama:
         self._calm = True
         self._tell("act: nothing goes wrong any more")
         try:
-            await world.until(self._settled_for_long(), SETTLE_SECONDS, every=1.0)
+            await world.until(self._settled_for_long(), SETTLE_SECONDS + self._patience, every=1.0)
         except TimeoutError:
             for what in invariants.unsettled():
                 invariants.violate(f"it settles: {what.partition(':')[0]}", what)
@@ -239,7 +253,7 @@ class _Drama:
             async with asyncio.timeout(20):
                 match chance.randrange(8):
                     case 0 | 1:
-                        self._demand = chance.uniform(20, 700)
+                        self._demand = chance.uniform(20, 700) * self._scale
                         self._tell(f"load: {self._demand:.0f} % of one instance in all")
                     case 2:
                         desired = chance.randint(low, high)
@@ -269,7 +283,7 @@ class _Drama:
     def _document(self, may_be_bad: bool = False) -> dict[str, Any]:
         chance = self._chance
         image = BAD_IMAGE if may_be_bad and chance.random() < 0.15 else GOOD_IMAGE
-        low = chance.randint(1, 4)
+        low = self._size or chance.randint(1, 4)
         policies = [
             {"type": "thresholds"},
             {
@@ -281,7 +295,7 @@ class _Drama:
         ]
         return {
             "min_size": low,
-            "max_size": low + chance.randint(0, 5),
+            "max_size": low + round(chance.randint(0, 5) * self._scale),
             "policies": chance.sample(policies, chance.randint(0, 2)),
             "registration_timeout_seconds": chance.choice((60, 120, 300)),
             "default_instance_warmup_seconds": chance.choice((0, 10, 30)),
@@ -353,11 +367,11 @@ def _empty_database() -> Path:
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def run_many(seeds: Iterable[int], jobs: int, trace: bool = False) -> Iterator[Result]:
+def run_many(seeds: Iterable[int], jobs: int, trace: bool = False, size: int = 0) -> Iterator[Result]:
     """The results in the order of the seeds, from so many processes.
 
     They are new interpreters with one hash seed: the order of a set of names must not differ from run to run.
     """
     os.environ["PYTHONHASHSEED"] = "0"
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(partial(run_seed, trace=trace), seeds, chunksize=1 if trace else 4)
+        yield from pool.map(partial(run_seed, trace=trace, size=size), seeds, chunksize=1 if trace else 4)
