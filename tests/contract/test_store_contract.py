@@ -29,6 +29,7 @@ from controller_asg.model.record import (
     LaunchBackoff,
     LaunchMemory,
     LaunchTemplate,
+    PolicyMemories,
     State,
 )
 from controller_asg.model.scaling_policy import TargetTracking, Thresholds
@@ -150,15 +151,28 @@ async def test_a_second_commit_replaces_what_the_first_wrote(store: Store) -> No
     assert await store.activities() == (ended,)
 
 
-async def test_deleting_a_group_takes_its_instances_and_keeps_its_history(store: Store) -> None:
+async def test_what_policies_remember_is_one_document_a_group_however_large(store: Store) -> None:
+    await store.commit(Change(groups=(group("web"), group("batch"))))
+    assert await store.memories() == ()
+    await store.commit(Change(memories=(PolicyMemories("web", "{}"), PolicyMemories("batch", "{"))))
+    large = PolicyMemories("web", "7" * 400_000)
+    await store.commit(Change(memories=(large,)))
+    assert await store.memories() == (PolicyMemories("batch", "{"), large)
+    with pytest.raises(StoreError):
+        await store.commit(Change(memories=(PolicyMemories("never-was", "{}"),)))
+
+
+async def test_deleting_a_group_takes_its_instances_and_memories_and_keeps_its_history(store: Store) -> None:
     both = Change(
         groups=(group("web"), group("batch")),
         instances=(instance(1, "web"), instance(2, "batch")),
         activities=(activity("a", group="web"),),
+        memories=(PolicyMemories("web", "{}"), PolicyMemories("batch", "{}")),
         decision=decision(group="web"),
     )
     await store.commit(both)
     await store.commit(Change(deleted_groups=("web", "never-was")))
+    assert await store.memories() == (PolicyMemories("batch", "{}"),)
     state = await store.load()
     assert [record.group.name for record in state.groups] == ["batch"]
     assert state.instances == (instance(2, "batch"),)

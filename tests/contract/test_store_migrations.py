@@ -13,7 +13,7 @@ from sqlalchemy import inspect, text
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus, LaunchRequest
 from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.errors import StoreError
-from controller_asg.model.record import Change, State
+from controller_asg.model.record import Change, PolicyMemories, State
 from controller_asg.store.connect import create_sqlite_file, make_engine, parse_url
 from controller_asg.store.migrate import Migrated, _config, current, head, migrate
 from controller_asg.store.schema import METADATA, SCHEMA_REVISION
@@ -67,6 +67,7 @@ ROWS["0002"] = tuple(
     )
     for statement, values in ROWS["0001"]
 )
+ROWS["0003"] = (*ROWS["0002"], ("INSERT INTO policy_memories VALUES ('web', '{}')", {}))
 LAUNCH = LaunchRequest(
     "a1",
     "web",
@@ -203,6 +204,7 @@ async def test_rows_of_an_older_release_come_along(new_url: Callable[[], str], r
     assert await store.open() == 42
     assert await store.load() == State((group(),), (instance(),), (ACTIVITY,))
     assert await store.decisions("web") == (DECISION,)
+    assert await store.memories() == ((PolicyMemories("web", "{}"),) if revision >= "0003" else ())
     await store.commit(Change(deleted_groups=("web",)))
     await store.close()
 

@@ -64,7 +64,7 @@ def told(**document: Any) -> list[str]:
         ({"policies": [{"type": "treshold"}]}, "policies[0].type: 'treshold' is not known; write thresholds"),
         (
             {"policies": [{"metric": "x"}]},
-            "policies[0].type: is missing; write thresholds, target_tracking, step or simple",
+            "policies[0].type: is missing; write thresholds, target_tracking, step, simple or demand_tracking",
         ),
         (
             {"policies": [{"type": "thresholds"}, {**TRACKING, "tolerance_ratio": "10%"}]},

@@ -122,8 +122,9 @@ class Engine:
         """Take the store over and load it. Raises StoreError."""
         self._epoch = await self._store.open()
         self._memory = Memory(await self._store.load())
+        memories = {each.group: each.document for each in await self._store.memories()}
         for name in self._memory.groups:
-            self._reconcilers[name] = self._new_reconciler(name)
+            self._reconcilers[name] = self._new_reconciler(name, memories.get(name, ""))
         self._members_changed()
         self._keep_windows()
 
@@ -201,7 +202,7 @@ class Engine:
 
     # Reconcilers
 
-    def _new_reconciler(self, name: str) -> Reconciler:
+    def _new_reconciler(self, name: str, memories: str = "") -> Reconciler:
         shared = Shared(
             store=self._store,
             clock=self._clock,
@@ -217,7 +218,7 @@ class Engine:
             members_changed=self._members_changed,
             look_at_ec2=self._look.set,
         )
-        return Reconciler(name, shared)
+        return Reconciler(name, shared, memories)
 
     def _spawn_reconciler(self, name: str) -> None:
         assert self._tasks is not None

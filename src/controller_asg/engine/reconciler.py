@@ -11,6 +11,7 @@ import structlog
 from controller_asg.engine.decision_log import DecisionLog
 from controller_asg.engine.inbox import Inbox
 from controller_asg.engine.memory import Memory
+from controller_asg.engine.policy_memories import Remembering
 from controller_asg.engine.view import CloudView
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.clock import Clock
@@ -65,7 +66,7 @@ class Shared:
 class Reconciler:
     """`lock` is held for a pass, and by whoever else changes the group's record."""
 
-    def __init__(self, name: str, shared: Shared) -> None:
+    def __init__(self, name: str, shared: Shared, memories: str = "") -> None:
         self.name = name
         self.lock = asyncio.Lock()
         self.inbox = Inbox()
@@ -74,6 +75,7 @@ class Reconciler:
         self.decisions = DecisionLog()
         self.last_pass_seconds = 0.0
         self._shared = shared
+        self._memories = Remembering(name, memories)
         self.in_doubt = False  # a commit that failed may have landed
         self._watching_since_at: datetime | None = None
         self._looked_at: tuple[datetime, float] | None = None  # wall clock and monotonic, at the last pass
@@ -107,6 +109,9 @@ class Reconciler:
             for _, done in orders:
                 if not done.done():
                     done.set_result(None)
+            # Last, and in a commit of its own: no launch waits for so large a document.
+            desired = planned.record.desired_capacity
+            await self._memories.save(self._shared.store, desired, self._shared.clock.monotonic())
 
     async def _read_again(self) -> None:
         """A commit that failed may have landed all the same: what the store holds is what was decided."""
@@ -156,6 +161,7 @@ class Reconciler:
             subnets=shared.subnets(self.name),
             facts=facts,
             orders=orders,
+            memories=self._memories.of(memory.groups[self.name].group.policies),
         )
 
     async def _journal(self, snapshot: Snapshot, planned: Plan) -> list[tuple[Activity, bool]]:

@@ -74,6 +74,14 @@ class GroupRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyMemories:
+    """What the policies of a group remember, as JSON text (less than 400 kB a policy) that the engine alone reads."""
+
+    group: str
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """All that is durable and live: ended activities and decisions are asked for by themselves."""
 
@@ -91,5 +99,6 @@ class Change:
     instances: tuple[Instance, ...] = ()
     deleted_instances: tuple[str, ...] = ()
     activities: tuple[Activity, ...] = ()
+    memories: tuple[PolicyMemories, ...] = ()
     # decision_id 0: a new row; else times, count and reasons of that row are written anew.
     decision: Decision | None = None

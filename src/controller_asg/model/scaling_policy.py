@@ -143,7 +143,8 @@ class DemandTracking:
     type: Literal["demand_tracking"] = "demand_tracking"
     # What decisions call it; two policies of a group need two names.
     name: str = "demand_tracking"
-    # How busy an instance is: one of the agent's metrics, or app.<name> for one of the application's own.
+    # How busy an instance is: one of the agent's metrics (the page "metrics"), or app.<name> for one of the
+    # application's own. With another metric, or another `full`, it learns from the beginning.
     metric: str = "cpu_percent"
     # The metric's value of an instance that can do no more, in the metric's own unit.
     full: Annotated[float, Field(gt=0)] = 100.0
@@ -165,4 +166,6 @@ class DemandTracking:
     enabled: bool = True
 
 
-Policy = Annotated[Thresholds | TargetTracking | StepScaling | SimpleScaling, Field(discriminator="type")]
+Policy = Annotated[
+    Thresholds | TargetTracking | StepScaling | SimpleScaling | DemandTracking, Field(discriminator="type")
+]

@@ -1,5 +1,7 @@
 """One pass of a group: snapshot in, plan out. Pure, so that it can be asked "what if", replayed and explained.
 
+Only `Snapshot.memories` move: they learn what this pass has seen. Ask "what if" with others.
+
 Order of the rules: times that a clock set back left in the future, facts (what calls brought), adoption, lifecycle and
 health, orders, mass silence, votes and bounds, the gap between wanted and there, activities that ended.
 """

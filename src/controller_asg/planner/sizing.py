@@ -16,7 +16,7 @@ from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health, hold_mass_silence
 from controller_asg.planner.plan import LaunchPlan
 from controller_asg.planner.snapshot import Member, Protect, SetDesired, SetHealth, Terminate
-from controller_asg.policy.serving import Fleet
+from controller_asg.policy.serving import LEAD_SECONDS, Fleet
 from controller_asg.policy.voting import Wish, combine
 
 
@@ -87,9 +87,10 @@ def vote(draft: Draft) -> Wish:
             # A suspect one is shown as silent.
             serving.append(AgentView(instance.instance_id, silent_seconds=None))
     desired = draft.record.desired_capacity
-    wish = combine(
-        draft.group.policies, Fleet(tuple(serving), desired, warming), draft.record.last_changes, draft.now
-    )
+    memories = draft.snapshot.memories
+    lead_seconds = _lead_seconds(draft) if memories else LEAD_SECONDS
+    fleet = Fleet(tuple(serving), desired, warming, lead_seconds)
+    wish = combine(draft.group.policies, fleet, draft.record.last_changes, draft.now, memories)
     draft.steps.extend(wish.steps)
     if wish.capacity != desired:
         draft.record = replace(draft.record, desired_capacity=wish.capacity)
@@ -112,6 +113,21 @@ def vote(draft: Draft) -> Wish:
                     ("MetricMissing", f"no agent reports {policy.metric}, so policy {policy.name} abstains")
                 )
     return wish
+
+
+def _lead_seconds(draft: Draft) -> float:
+    """From launch to InService, the 90th percentile (nearest rank) of those in service.
+
+    One that took longer than a registration may was adopted, or came up while nobody watched.
+    """
+    limit = timedelta(seconds=draft.group.registration_timeout_seconds)
+    took = sorted(
+        lead
+        for member in draft.serving()
+        if member.instance.in_service_at is not None
+        and timedelta(0) < (lead := member.instance.in_service_at - member.instance.launched_at) <= limit
+    )
+    return took[-(-9 * len(took) // 10) - 1].total_seconds() if took else LEAD_SECONDS
 
 
 def hold_silence(draft: Draft) -> None:

@@ -1,6 +1,7 @@
-"""Everything a decision may look at, in one immutable value with its time in it."""
+"""Everything a decision may look at, in one value with its time in it; immutable but for what policies remember."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from controller_asg.model.activity import Activity
@@ -8,6 +9,7 @@ from controller_asg.model.errors import CloudError
 from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import AgentView, CloudInstance, Instance
 from controller_asg.model.record import GroupRecord
+from controller_asg.policy.demand import DemandMemory
 
 
 @immutable
@@ -88,7 +90,7 @@ class Snapshot:
     `answers` are EC2's latest ones, without a failed call between or after them. `strangers` carry the group's tag and
     stand in no record. `subnets` are (id, zone), in the operator's order; None: EC2 has not told them yet.
     `watching_since_at`: since then passes were made and EC2 answered without a gap, and no clock stepped; what an
-    instance did before that nobody saw, so no deadline of its counts from earlier.
+    instance did before that nobody saw, so no deadline of its counts from earlier. `memories` are by policy name.
     """
 
     now: datetime
@@ -104,3 +106,4 @@ class Snapshot:
     subnets: tuple[tuple[str, str], ...] | None = None
     facts: tuple[Fact, ...] = ()
     orders: tuple[Order, ...] = ()
+    memories: Mapping[str, DemandMemory] = field(default_factory=dict)

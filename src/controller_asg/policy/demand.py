@@ -11,6 +11,7 @@ from typing import Any
 from controller_asg.policy.histogram import Histogram
 from controller_asg.policy.season import Season
 
+VERSION = 1  # of what `DemandMemory.to_dict` gives
 LEAST_DEMAND = 0.05  # instances; keeps ratios finite where nothing is asked for
 LEAST_HEADROOM = 0.05
 UNLEARNT_HEADROOM = 0.2
@@ -269,7 +270,7 @@ class DemandMemory:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` gives a memory that goes on exactly as this one."""
         return {
-            "version": 1,
+            "version": VERSION,
             **{name: _finite(getattr(self, name)) for name in _NUMBERS},
             "clipped": self.clipped,
             "hidden": self.hidden,
@@ -284,7 +285,16 @@ class DemandMemory:
 
     @staticmethod
     def from_dict(document: dict[str, Any]) -> "DemandMemory":
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`. Raises ValueError for what it didn't write."""
+        try:
+            return DemandMemory._from_dict(document)
+        except (TypeError, LookupError, AttributeError) as error:
+            raise ValueError(f"no memory of demand: {error!r}") from error
+
+    @staticmethod
+    def _from_dict(document: dict[str, Any]) -> "DemandMemory":
+        if document["version"] != VERSION:
+            raise ValueError(f"version {document['version']}, this release reads {VERSION}")
         memory = DemandMemory()
         for name in _NUMBERS:
             if document[name] is not None:

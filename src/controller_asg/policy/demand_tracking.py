@@ -13,6 +13,7 @@ from controller_asg.model.decision import Vote
 from controller_asg.model.scaling_policy import DemandTracking
 from controller_asg.policy.demand import (
     LEAST_HEADROOM,
+    REACTION_SECONDS,
     UNLEARNT_HEADROOM,
     UNLEARNT_MINUTES,
     DemandMemory,
@@ -60,18 +61,18 @@ class Wish(NamedTuple):
     held: str
 
 
-def vote(policy: DemandTracking, memory: DemandMemory, fleet: Fleet, now: float, lead_seconds: float) -> Vote:
-    """Folds what the fleet reports into the memory, and votes. Call it once a pass, and act on what it says.
+def vote(policy: DemandTracking, memory: DemandMemory, fleet: Fleet, now: float) -> Vote:
+    """Folds what the fleet reports into the memory, and votes. Call it once a pass; `now` in Unix seconds.
 
-    `now` in Unix seconds; `lead_seconds` is the 90th percentile from launch call to InService. Members that don't
-    report count as no demand for scaling out, and as a full instance each for scaling in. When none reports, the
+    The memory learns what was seen and never what was decided: a vote that nobody acts on spoils nothing. Members that
+    don't report count as no demand for scaling out, and as a full instance each for scaling in. When none reports, the
     policy abstains, and the memory stays as it is.
     """
     load = measure(policy, fleet)
     if load is None:
         return Vote(policy.name, None, f"no instance in service reports {policy.metric}")
-    wish = decide(policy, memory, load, fleet.desired, fleet.warming, now, lead_seconds)
-    return Vote(policy.name, wish.capacity, explain(memory, load, wish, fleet.desired, lead_seconds))
+    wish = decide(policy, memory, load, fleet.desired, fleet.warming, now, fleet.lead_seconds)
+    return Vote(policy.name, wish.capacity, explain(memory, load, wish, fleet.desired, fleet.lead_seconds))
 
 
 def measure(policy: DemandTracking, fleet: Fleet) -> Load | None:
@@ -147,9 +148,8 @@ def explain(memory: DemandMemory, load: Load, wish: Wish, desired: int, lead_sec
     if load.silent:
         parts[0] += f" ({load.silent} silent)"
     change = forecaster.foretold - memory.demand
-    parts.append(
-        f"trend {change:+.1f} in {lead_seconds:.0f} s" if forecaster.slow_seconds else "level, no trend"
-    )
+    ahead = lead_seconds + REACTION_SECONDS
+    parts.append(f"trend {change:+.1f} in {ahead:.0f} s" if forecaster.slow_seconds else "level, no trend")
     parts.append(f"headroom {100 * (forecaster.headroom - 1):.0f} % ({forecaster.why})")
     if wish.peak:
         parts.append(f"cut to the usual peak {memory.usual_peak:.1f}")

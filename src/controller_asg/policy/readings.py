@@ -34,11 +34,16 @@ def readings(
 
 
 def _mean(samples: Sequence[Sample], metric: str, since: float) -> float:
-    """Over those since then; the newest one counts however old it is."""
-    if samples[0].arrived_at < since:
-        samples = [sample for sample in samples if sample.arrived_at >= since] or samples[-1:]
-    values = [sample.values[metric] for sample in samples if metric in sample.values]
-    return sum(values) / len(values)
+    """Over those since then; the newest one, which has the metric, counts however old it is."""
+    total, count = 0.0, 0
+    for sample in reversed(samples):
+        if sample.arrived_at < since and count:
+            break
+        value = sample.values.get(metric)
+        if value is not None:
+            total += value
+            count += 1
+    return total / count
 
 
 def statistic(name: str, values: Sequence[float]) -> float | None:

@@ -4,6 +4,8 @@ Several simple forecasts are blended, each weighed by its own recent error. Wher
 at yesterday lose their weight, so the blend is never much worse than the best of them.
 """
 
+from array import array
+from base64 import b64decode, b64encode
 from collections import deque
 from typing import Any
 
@@ -23,7 +25,7 @@ class Season:
     __slots__ = ("_errors", "_forget", "_levels", "_minute", "_pending", "forecast", "minutes")
 
     def __init__(self) -> None:
-        self.minutes: list[float] = []  # the newest last
+        self.minutes = array("d")  # the newest last
         self.forecast: float | None = None
         self._minute = 0  # since the first one
         self._levels: list[float] = []
@@ -96,9 +98,9 @@ class Season:
         return sum(map(float.__mul__, trust, points)) / sum(trust)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready. The minutes are doubles in base64: as numbers they would take six times as long to write."""
         return {
-            "minutes": self.minutes,
+            "minutes": b64encode(self.minutes.tobytes()).decode(),
             "minute": self._minute,
             "forecast": self.forecast,
             "levels": self._levels,
@@ -110,7 +112,7 @@ class Season:
     def from_dict(document: dict[str, Any]) -> "Season":
         """The inverse of `to_dict`."""
         season = Season()
-        season.minutes = list(document["minutes"])
+        season.minutes.frombytes(b64decode(document["minutes"]))
         season.forecast = document["forecast"]
         season._minute = document["minute"]
         season._levels = list(document["levels"])

@@ -3,14 +3,18 @@
 from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import AgentView
 
+LEAD_SECONDS = 120.0  # where no launch has told yet: a common AMI's boot, and its application's start
+
 
 @immutable
 class Fleet:
     """`desired` is the group's desired capacity, `warming` how many instances are launched and don't count yet.
 
+    `lead_seconds` is the 90th percentile from the launch call to InService.
     `serving` are InService, not unhealthy, and past their warmup. One without samples counts, and says nothing.
     """
 
     serving: tuple[AgentView, ...]
     desired: int
     warming: int
+    lead_seconds: float = LEAD_SECONDS

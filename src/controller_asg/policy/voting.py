@@ -1,12 +1,21 @@
 """All policies of a group, asked and combined: scaling out takes the highest vote, scaling in needs every consent."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from controller_asg.model.decision import Step, Vote
 from controller_asg.model.immutable import immutable
 from controller_asg.model.record import LastChange
-from controller_asg.model.scaling_policy import Policy, SimpleScaling, StepScaling, TargetTracking, Thresholds
-from controller_asg.policy import step, target_tracking, thresholds
+from controller_asg.model.scaling_policy import (
+    DemandTracking,
+    Policy,
+    SimpleScaling,
+    StepScaling,
+    TargetTracking,
+    Thresholds,
+)
+from controller_asg.policy import demand_tracking, step, target_tracking, thresholds
+from controller_asg.policy.demand import DemandMemory
 from controller_asg.policy.serving import Fleet
 
 
@@ -21,7 +30,7 @@ class Wish:
     winners: tuple[str, ...]
 
 
-def ask(policy: Policy, fleet: Fleet) -> Vote:
+def ask(policy: Policy, fleet: Fleet, memories: Mapping[str, DemandMemory], now: datetime) -> Vote:
     match policy:
         case Thresholds():
             return thresholds.vote(policy, fleet)
@@ -29,17 +38,24 @@ def ask(policy: Policy, fleet: Fleet) -> Vote:
             return target_tracking.vote(policy, fleet)
         case StepScaling() | SimpleScaling():
             return step.vote(policy, fleet)
+        case DemandTracking():
+            return demand_tracking.vote(policy, memories[policy.name], fleet, now.timestamp())
 
 
 def combine(
-    policies: tuple[Policy, ...], fleet: Fleet, last_changes: tuple[LastChange, ...], now: datetime
+    policies: tuple[Policy, ...],
+    fleet: Fleet,
+    last_changes: tuple[LastChange, ...],
+    now: datetime,
+    memories: Mapping[str, DemandMemory],
 ) -> Wish:
     """A policy in its cooldown keeps its vote on record, and counts as wanting the present size in that direction.
 
-    One that abstains consents to nothing: no data never counts as low load.
+    One that abstains consents to nothing: no data never counts as low load. `memories` hold one for each policy of type
+    demand_tracking, by its name; they learn from this fleet.
     """
     desired = fleet.desired
-    asked = tuple((policy, ask(policy, fleet)) for policy in policies if policy.enabled)
+    asked = tuple((policy, ask(policy, fleet, memories, now)) for policy in policies if policy.enabled)
     votes = tuple(vote for _, vote in asked)
     steps: list[Step] = []
     outs: list[Vote] = []

@@ -13,7 +13,7 @@ from controller_asg.model.clock import Clock
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import FencedError, StoreError
 from controller_asg.model.instance import Instance
-from controller_asg.model.record import Change, GroupRecord, State
+from controller_asg.model.record import Change, GroupRecord, PolicyMemories, State
 from controller_asg.store.port import Store
 
 COMMIT_SECONDS = 0.002
@@ -30,6 +30,7 @@ class Disk:
         self.groups: dict[str, GroupRecord] = {}
         self.instances: dict[str, Instance] = {}
         self.activities: dict[str, Activity] = {}
+        self.memories: dict[str, PolicyMemories] = {}
         self.decisions: dict[int, Decision] = {}
         self.broken = ""
         self.lost_answers = 0  # so many commits land, and their controller hears that they failed
@@ -43,10 +44,12 @@ class Disk:
         self.groups.update({record.group.name: record for record in change.groups})
         self.instances.update({instance.instance_id: instance for instance in change.instances})
         self.activities.update({activity.activity_id: activity for activity in change.activities})
+        self.memories.update({each.group: each for each in change.memories})
         for instance_id in change.deleted_instances:
             self.instances.pop(instance_id, None)
         for name in change.deleted_groups:
             self.groups.pop(name, None)
+            self.memories.pop(name, None)
             self.instances = {i: one for i, one in self.instances.items() if one.group != name}
         if change.decision is None:
             return 0
@@ -56,7 +59,7 @@ class Disk:
 
     def lose(self) -> None:
         """The store is deleted, and an empty one takes its place. Epochs go on: they stand for the fence alone."""
-        for kept in (self.groups, self.instances, self.activities, self.decisions):
+        for kept in (self.groups, self.instances, self.activities, self.memories, self.decisions):
             kept.clear()
 
     def state(self) -> State:
@@ -89,6 +92,16 @@ class SimulatedStore:
         loaded = await self._sql.load()
         assert _outline(loaded) == _outline(state), "the SQL store does not hold what was committed"
         return loaded
+
+    async def memories(self) -> tuple[PolicyMemories, ...]:
+        self._refuse_if_broken()
+        memories = tuple(self._disk.memories.values())
+        if self._sql is not None:
+            loaded = await self._sql.memories()
+            assert set(loaded) == set(memories), (
+                "the SQL store does not hold the memories that were committed"
+            )
+        return memories
 
     async def commit(self, change: Change) -> int:
         """Durable at one moment between two waits: cancelled in the first it left nothing, in the second all."""

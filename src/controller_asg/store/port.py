@@ -5,7 +5,7 @@ from typing import Protocol
 
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
-from controller_asg.model.record import Change, State
+from controller_asg.model.record import Change, PolicyMemories, State
 
 
 class Store(Protocol):
@@ -15,6 +15,9 @@ class Store(Protocol):
         """Take the store over with a new epoch, greater than any before, and return it."""
 
     async def load(self) -> State: ...
+
+    async def memories(self) -> tuple[PolicyMemories, ...]:
+        """By group, of those that have some."""
 
     async def commit(self, change: Change) -> int:
         """Write all of it durably, or nothing. Returns the decision's id (0 when there was none).

@@ -17,6 +17,7 @@ from controller_asg.model.record import (
     LaunchBackoff,
     LaunchMemory,
     LaunchTemplate,
+    PolicyMemories,
 )
 from controller_asg.store.schema import from_unix_ms, to_unix_ms
 
@@ -143,6 +144,14 @@ def instance_from_row(row: Row) -> Instance:
         bootstrapped_at=row["bootstrapped_unix_ms"],
         marked_unhealthy=row["marked_unhealthy"],
     )
+
+
+def memories_to_row(memories: PolicyMemories) -> Row:
+    return {"group_name": memories.group, "document": memories.document}
+
+
+def memories_from_row(row: Row) -> PolicyMemories:
+    return PolicyMemories(row["group_name"], row["document"])
 
 
 def activity_to_row(activity: Activity) -> Row:

@@ -27,7 +27,7 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-SCHEMA_REVISION = "0002"  # the newest file in migrations/versions; a daemon starts on this one only
+SCHEMA_REVISION = "0003"  # the newest file in migrations/versions; a daemon starts on this one only
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
@@ -138,6 +138,14 @@ INSTANCES = Table(
     Column("bootstrapped_unix_ms", UnixMs),
     Column("marked_unhealthy", Prose, nullable=False, server_default=""),
     Index(None, "group_name"),
+)
+
+# A table of its own: the row is large, and changes when nothing else of the group does.
+POLICY_MEMORIES = Table(
+    "policy_memories",
+    METADATA,
+    Column("group_name", Text, ForeignKey("groups.name", ondelete="CASCADE"), primary_key=True),
+    Column("document", Text, nullable=False),
 )
 
 # No foreign key to groups or decisions: history outlives both.

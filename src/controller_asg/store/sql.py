@@ -35,7 +35,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from controller_asg.model.activity import Activity, ActivityStatus
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import FencedError, StoreError
-from controller_asg.model.record import Change, State
+from controller_asg.model.record import Change, PolicyMemories, State
 from controller_asg.store.connect import (
     BEGIN_OPTION,
     display,
@@ -55,12 +55,15 @@ from controller_asg.store.rows import (
     group_to_row,
     instance_from_row,
     instance_to_row,
+    memories_from_row,
+    memories_to_row,
 )
 from controller_asg.store.schema import (
     ACTIVITIES,
     DECISIONS,
     GROUPS,
     INSTANCES,
+    POLICY_MEMORIES,
     SCHEMA_REVISION,
     WRITER,
 )
@@ -95,6 +98,10 @@ class SqlStore:
 
     async def load(self) -> State:
         return await self._call(self._load)
+
+    async def memories(self) -> tuple[PolicyMemories, ...]:
+        query = select(POLICY_MEMORIES).order_by(POLICY_MEMORIES.c.group_name)
+        return await self._call(partial(self._read, query, memories_from_row))
 
     async def commit(self, change: Change) -> int:
         return await self._call(partial(self._write, partial(_apply, change)))
@@ -275,11 +282,12 @@ def _apply(change: Change, connection: Connection) -> int:
     _upsert_all(connection, GROUPS, map(group_to_row, change.groups))
     _upsert_all(connection, INSTANCES, map(instance_to_row, change.instances))
     _upsert_all(connection, ACTIVITIES, map(activity_to_row, change.activities))
+    _upsert_all(connection, POLICY_MEMORIES, map(memories_to_row, change.memories))
     decision_id = 0 if change.decision is None else _write_decision(connection, change.decision)
     if change.deleted_instances:
         gone = [{"key": instance_id} for instance_id in change.deleted_instances]
         connection.execute(delete(INSTANCES).where(INSTANCES.c.instance_id == bindparam("key")), gone)
-    if change.deleted_groups:  # the foreign key takes their instances along
+    if change.deleted_groups:  # the foreign keys take their instances and memories along
         gone = [{"key": name} for name in change.deleted_groups]
         connection.execute(delete(GROUPS).where(GROUPS.c.name == bindparam("key")), gone)
     return decision_id

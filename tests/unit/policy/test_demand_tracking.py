@@ -133,9 +133,9 @@ def test_ample_headroom_is_never_less_than_lean() -> None:
 
 def test_when_no_one_reports_it_abstains_and_learns_nothing() -> None:
     memory = DemandMemory()
-    vote(POLICY, memory, fleet([50.0]), BEGIN, LEAD_SECONDS)
+    vote(POLICY, memory, fleet([50.0]), BEGIN)
     before = memory.to_dict()
-    abstained = vote(POLICY, memory, fleet([None, None]), BEGIN + 1, LEAD_SECONDS)
+    abstained = vote(POLICY, memory, fleet([None, None]), BEGIN + 1)
     assert abstained.capacity is None
     assert memory.to_dict() == before
 
@@ -149,12 +149,12 @@ def test_silent_members_count_as_nothing_for_scaling_out_and_in_full_for_scaling
 
 def test_a_line_tells_demand_trend_headroom_and_result() -> None:
     memory = DemandMemory()
-    told = vote(POLICY, memory, fleet([60.0] * 10), BEGIN, LEAD_SECONDS)
+    told = vote(POLICY, memory, fleet([60.0] * 10), BEGIN)
     assert told.reason == (
-        "demand 6.0 of 10 in service; trend +0.0 in 120 s; headroom 20 % (nothing learnt yet); wants 7.2,"
+        "demand 6.0 of 10 in service; trend +0.0 in 140 s; headroom 20 % (nothing learnt yet); wants 7.2,"
         " 10 -> 10, too little learnt yet"
     )
-    told = vote(POLICY, memory, fleet([100.0] * 9 + [None]), BEGIN + 10, LEAD_SECONDS)
+    told = vote(POLICY, memory, fleet([100.0] * 9 + [None]), BEGIN + 10)
     assert told.capacity == 38
     assert "demand at least 9.0 of 10 in service (1 silent)" in told.reason
     assert "full, so the demand is unknown: a bold step" in told.reason

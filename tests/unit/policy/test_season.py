@@ -51,7 +51,7 @@ def test_minutes_without_a_reading_count_as_the_one_before_them() -> None:
     season = Season()
     season.fold(3.0, AHEAD)
     season.fold(5.0, AHEAD, missed=2)
-    assert season.minutes == [3.0, 3.0, 3.0, 5.0]
+    assert list(season.minutes) == [3.0, 3.0, 3.0, 5.0]
 
 
 def test_it_is_bounded_however_long_the_gap() -> None:

@@ -21,37 +21,37 @@ def fleet(*cpus: float) -> Fleet:
 
 
 def test_scaling_out_takes_the_highest_vote() -> None:
-    wish = combine((HOT_OR_IDLE, TRACK), fleet(95, 95, 95, 95), (), NOW)
+    wish = combine((HOT_OR_IDLE, TRACK), fleet(95, 95, 95, 95), (), NOW, {})
     assert (wish.capacity, wish.winners) == (7, ("target_tracking",))
 
 
 def test_scaling_in_needs_every_consent() -> None:
-    wish = combine((HOT_OR_IDLE, TRACK), fleet(5, 40), (), NOW)
+    wish = combine((HOT_OR_IDLE, TRACK), fleet(5, 40), (), NOW, {})
     assert (wish.capacity, wish.victims) == (1, ("i-0",))
-    wish = combine((HOT_OR_IDLE, TRACK), fleet(20, 20), (), NOW)
+    wish = combine((HOT_OR_IDLE, TRACK), fleet(20, 20), (), NOW, {})
     assert wish.capacity == 2
     assert [step.name for step in wish.steps] == ["consent"]
 
 
 def test_a_policy_without_data_consents_to_nothing() -> None:
     other = TargetTracking(metric="app.queue", target=10.0, name="queue")
-    wish = combine((HOT_OR_IDLE, other), fleet(5, 5), (), NOW)
+    wish = combine((HOT_OR_IDLE, other), fleet(5, 5), (), NOW, {})
     assert (wish.capacity, wish.steps[-1].name) == (2, "consent")
 
 
 def test_the_highest_of_the_inward_votes_wins() -> None:
-    wish = combine((HOT_OR_IDLE, TRACK), fleet(1, 1, 1, 1), (), NOW)
+    wish = combine((HOT_OR_IDLE, TRACK), fleet(1, 1, 1, 1), (), NOW, {})
     assert wish.capacity == 3
 
 
 def test_a_cooldown_holds_one_direction_of_one_policy() -> None:
     changed = (LastChange("thresholds", "out", ago(10)),)
-    held = combine((HOT_OR_IDLE,), fleet(95, 95), changed, NOW)
+    held = combine((HOT_OR_IDLE,), fleet(95, 95), changed, NOW, {})
     assert (held.capacity, held.steps[0].name) == (2, "cooldown")
-    assert combine((HOT_OR_IDLE,), fleet(5, 50), changed, NOW).capacity == 1
-    assert combine((HOT_OR_IDLE,), fleet(95, 95), changed, NOW + timedelta(seconds=30)).capacity == 3
+    assert combine((HOT_OR_IDLE,), fleet(5, 50), changed, NOW, {}).capacity == 1
+    assert combine((HOT_OR_IDLE,), fleet(95, 95), changed, NOW + timedelta(seconds=30), {}).capacity == 3
 
 
 def test_a_disabled_policy_has_no_voice() -> None:
-    wish = combine((Thresholds(enabled=False),), fleet(95, 95), (), NOW)
+    wish = combine((Thresholds(enabled=False),), fleet(95, 95), (), NOW, {})
     assert (wish.capacity, wish.votes) == (2, ())
