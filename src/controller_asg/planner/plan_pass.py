@@ -12,6 +12,7 @@ from controller_asg.planner import backoff, launches, lifecycle, sizing
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.snapshot import Snapshot
+from controller_asg.policy.voting import Wish
 
 
 def plan(snapshot: Snapshot) -> Plan:
@@ -31,7 +32,7 @@ def plan(snapshot: Snapshot) -> Plan:
         wish = sizing.vote(draft)
         votes = wish.votes
         wanted = tuple(dict.fromkeys(victim for vote in votes for victim in vote.victims))
-        sizing.close_gap(draft, wanted, _why(draft, votes, before))
+        sizing.close_gap(draft, wanted, _why(draft, wish, before))
     lifecycle.end_activities(draft)
     _note_conditions(draft)
     actions = _actions(draft)
@@ -60,12 +61,12 @@ def plan(snapshot: Snapshot) -> Plan:
     )
 
 
-def _why(draft: Draft, votes: tuple[Vote, ...], before: int) -> str:
+def _why(draft: Draft, wish: Wish, before: int) -> str:
     """Why the gap is there, in one line: the vote that moved the size, the step that did, or the size itself."""
     after = draft.record.desired_capacity
     if after != before:
-        for vote in votes:
-            if vote.capacity is not None and (vote.capacity - before) * (after - before) > 0:
+        for vote in wish.votes:
+            if vote.policy in wish.winners:
                 return f"{vote.policy}: {vote.reason}"
         if draft.steps:
             return draft.steps[-1].reason

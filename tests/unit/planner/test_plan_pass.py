@@ -227,6 +227,11 @@ def test_an_agent_that_unregisters_leaves_the_group() -> None:
     assert planned.record.desired_capacity == 2
 
 
+def test_a_launch_by_order_names_who_asked_and_not_a_policy_that_had_no_wish() -> None:
+    planned = plan(snapshot(record(desired=2), serving(1), serving(2), orders=(SetDesired(3, "alice"),)))
+    assert planned.launches[0].cause == "asked for by alice"
+
+
 def test_protected_instances_stay() -> None:
     members = [serving(n, cpu=50, protected_from_scale_in=True) for n in (1, 2, 3)]
     planned = plan(snapshot(record(desired=3), *members, orders=(SetDesired(2, "alice"),)))
