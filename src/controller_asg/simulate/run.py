@@ -41,9 +41,20 @@ REST_SECONDS = 120.0
 BOOT_SECONDS = 20.0
 # One world in so many keeps its state in the real SQL store, on SQLite. It is some three times slower.
 SQL_EVERY = 8
+# In this share of the worlds every group has it too. Full at the calm load, so that it comes to rest soon: at max_size.
+TRACKED_SHARE = 0.25
+DEMAND_TRACKING = {"type": "demand_tracking", "full": 45, "patience_seconds": 60}
 # Lines of the product's log that only a bug of ours can cause.
 BUG_EVENTS = frozenset(
-    {"pass_failed", "task_failed", "ping_crashed", "launch_broken", "termination_broken", "ec2_answer_broken"}
+    {
+        "pass_failed",
+        "task_failed",
+        "ping_crashed",
+        "launch_broken",
+        "termination_broken",
+        "ec2_answer_broken",
+        "policy_memory_dropped",
+    }
 )
 
 
@@ -100,6 +111,8 @@ class _Drama:
         chaos_seconds: float,
     ) -> None:
         self._chance = random.Random(f"{seed}:drama")  # noqa: S311 - a schedule that can be replayed
+        # A chance of its own: the other worlds stay as they were.
+        self._tracks = random.Random(f"{seed}:demand_tracking").random() < TRACKED_SHARE  # noqa: S311
         self._tell, self._result, self._bugs = tell, result, bugs
         self._seed, self._size, self._chaos_seconds = seed, size, chaos_seconds
         self._scale = size / USUAL_SIZE if size else 1.0
@@ -296,7 +309,8 @@ class _Drama:
         return {
             "min_size": low,
             "max_size": low + round(chance.randint(0, 5) * self._scale),
-            "policies": chance.sample(policies, chance.randint(0, 2)),
+            "policies": chance.sample(policies, chance.randint(0, 2))
+            + ([DEMAND_TRACKING] if self._tracks else []),
             "registration_timeout_seconds": chance.choice((60, 120, 300)),
             "default_instance_warmup_seconds": chance.choice((0, 10, 30)),
             "health_check_grace_period_seconds": chance.choice((0, 0, 30)),
