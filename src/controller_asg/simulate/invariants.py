@@ -136,10 +136,19 @@ class Invariants:
         record = world.disk.groups.get(group)
         arriving = [new for new in change.instances if new.in_service_at == new.state_since_at]
         arriving = [new for new in arriving if world.disk.instances[new.instance_id].state in PENDING_STATES]
+        # Whom an operator sends away in the same pass is not counted any more.
+        ordered = {
+            one.instance_id
+            for one in change.instances
+            if one.state in LEAVING_STATES and "on the word of" in one.reason
+        }
         serving = [
             i
             for i, one in [*world.disk.instances.items(), *((new.instance_id, new) for new in arriving)]
-            if one.group == group and one.state is LifecycleState.IN_SERVICE and i in world.ec2.running
+            if one.group == group
+            and one.state is LifecycleState.IN_SERVICE
+            and i not in ordered
+            and i in world.ec2.running
         ]
         its = world.agents.agent(instance_id).arrived_at
         silent = [
