@@ -76,10 +76,10 @@ groups:
       description: The document with all defaults.
       type: dict
     min_size:
-      description: The smallest size.
+      description: The smallest size now, by the document or a scheduled action.
       type: int
     max_size:
-      description: The largest size.
+      description: The largest size now.
       type: int
     desired_capacity:
       description: The size the controller wants now.
@@ -102,6 +102,38 @@ groups:
     last_decision_at:
       description: When it was made, in UTC; null when there is none.
       type: str
+    scheduled_in_force:
+      description: Scheduled actions whose bounds hold, in the form of RV(groups[].next_scheduled); the latest last.
+      type: list
+      elements: dict
+    next_scheduled:
+      description: The next five times of scheduled actions, the earliest first.
+      type: list
+      elements: dict
+      contains:
+        action:
+          description: The scheduled action.
+          type: str
+          sample: morning
+        at:
+          description: When it is due, in UTC.
+          type: str
+        until:
+          description: When its bounds end by themselves, in UTC; null when they don't.
+          type: str
+        min_size:
+          description: What it sets; null when it leaves that as it is. Likewise C(max_size) and C(desired_capacity).
+          type: int
+        max_size:
+          description: See C(min_size).
+          type: int
+        desired_capacity:
+          description: See C(min_size).
+          type: int
+        time_zone:
+          description: Where its times are local.
+          type: str
+          sample: Europe/Berlin
     instances:
       description: The group's instances.
       returned: when O(instances=true)

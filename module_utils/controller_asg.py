@@ -126,6 +126,20 @@ def group_result(group: Any) -> dict[str, Any]:
         "outdated_instance_ids": sorted(group.outdated_instance_ids),
         "last_decision": group.last_decision,
         "last_decision_at": time_of(group.last_decision_at, group.HasField("last_decision_at")),
+        "scheduled_in_force": [scheduled_result(each) for each in group.scheduled_in_force],
+        "next_scheduled": [scheduled_result(each) for each in group.next_scheduled],
+    }
+
+
+def scheduled_result(scheduled: Any) -> dict[str, Any]:
+    """One time of a scheduled action."""
+    sizes = ("min_size", "max_size", "desired_capacity")
+    return {
+        "action": scheduled.action,
+        "at": time_of(scheduled.at, True),
+        "until": time_of(scheduled.until, scheduled.HasField("until")),
+        **{size: getattr(scheduled, size) if scheduled.HasField(size) else None for size in sizes},
+        "time_zone": scheduled.time_zone,
     }
 
 

@@ -18,18 +18,35 @@ from controller_asg.model.document import parse_groups
 from controller_asg.model.errors import AsgError, ConflictError, Fault, NotFoundError, SpecError
 from controller_asg.model.group import group_to_dict
 from controller_asg.model.instance import AgentView, LifecycleState
-from controller_asg.model.record import GroupRecord
+from controller_asg.model.record import GroupRecord, Scheduled
+from controller_asg.planner.schedule import next_times
 from tests.making import NOW, cloud, instance, record
 
 A, B, C = (f"i-{number:017x}" for number in (1, 2, 3))  # A and B of web (min 2), C of jobs (min 0)
 METRIC_MISSING = "no agent reports app.queue, so policy target_tracking abstains"
 
 
+MORNING = {
+    "name": "morning",
+    "recurrence": "0 8 * * *",
+    "time_zone": "Europe/Berlin",
+    "duration_seconds": 36_000,
+    "min_size": 1,
+    "desired_capacity": 3,
+}
+
+
 class FakeController:
     """Implements `Controller`. `failing` is raised by the next call, `orders` tells what was ordered."""
 
     def __init__(self) -> None:
-        self.records = {"web": record(desired=2), "jobs": record(desired=1, name="jobs", min_size=0)}
+        self.records = {
+            "web": record(desired=2),
+            "jobs": replace(
+                record(desired=1, name="jobs", min_size=0, scheduled_actions=[MORNING]),
+                scheduled=(Scheduled("morning", NOW - timedelta(hours=5), in_force=True),),
+            ),
+        }
         self.members = {
             A: instance(1),
             B: instance(2, protected_from_scale_in=True),
@@ -66,6 +83,7 @@ class FakeController:
                 (Condition("MetricMissing", METRIC_MISSING, NOW),) if each.group.name == "web" else (),
                 (A,) if each.group.name == "web" else (),
                 self.decided[0] if each.group.name == "web" and self.decided else None,
+                next_times(each, NOW, 5),
             )
             for each in found
         )

@@ -30,9 +30,11 @@ from controller_asg.model.record import (
     LaunchMemory,
     LaunchTemplate,
     PolicyMemories,
+    Scheduled,
     State,
 )
 from controller_asg.model.scaling_policy import TargetTracking, Thresholds
+from controller_asg.model.scheduled_action import ScheduledAction
 from controller_asg.store.migrate import migrate
 from controller_asg.store.port import Store
 from controller_asg.store.sql import SqlStore
@@ -452,6 +454,10 @@ specs = st.builds(
     min_size=st.integers(0, 5),
     max_size=st.integers(5, 10_000),
     policies=st.lists(policies, max_size=2).map(tuple),
+    scheduled_actions=st.lists(
+        st.builds(ScheduledAction, st.just("morning"), start_time=times | st.datetimes(), min_size=sizes),
+        max_size=2,
+    ).map(tuple),
     default_instance_warmup_seconds=st.floats(0, 600_000),
 )
 records = st.builds(
@@ -472,6 +478,7 @@ records = st.builds(
         failures=st.lists(st.tuples(any_words, sizes), max_size=2).map(tuple),
         recent=st.lists(st.tuples(times, sizes), max_size=2).map(tuple),
     ),
+    scheduled=st.lists(st.builds(Scheduled, any_words, times, st.booleans()), max_size=2).map(tuple),
 )
 votes = st.builds(Vote, any_words, st.none() | sizes, any_words, st.lists(any_words, max_size=2).map(tuple))
 steps = st.builds(Step, any_words, st.integers(), st.integers(), any_words)

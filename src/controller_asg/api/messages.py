@@ -11,6 +11,7 @@ from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
 from controller_asg.model.group import group_to_dict
+from controller_asg.model.scheduled_action import ScheduledAction
 
 
 def timestamp(at: datetime | None) -> Timestamp | None:
@@ -27,13 +28,14 @@ def fault_message(fault: Fault) -> pb.Fault:
 
 def group_message(status: GroupStatus) -> pb.Group:
     record, last = status.record, status.last_decision
+    actions = {action.name: action for action in record.group.scheduled_actions}
     return pb.Group(
         name=record.group.name,
         version=record.version,
         launch_version=record.launch_version,
         document_json=json.dumps(group_to_dict(record.group)),
-        min_size=record.group.min_size,
-        max_size=record.group.max_size,
+        min_size=record.min_size,
+        max_size=record.max_size,
         desired_capacity=record.desired_capacity,
         instance_counts=status.instance_counts,
         conditions=[
@@ -43,6 +45,24 @@ def group_message(status: GroupStatus) -> pb.Group:
         outdated_instance_ids=status.outdated_instance_ids,
         last_decision=last.summary if last else "",
         last_decision_at=timestamp(last.last_at if last else None),
+        scheduled_in_force=[
+            scheduled_message(done.at, actions[done.action])
+            for done in sorted(record.scheduled, key=lambda done: done.at)
+            if done.in_force
+        ],
+        next_scheduled=[scheduled_message(at, action) for at, action in status.next_times],
+    )
+
+
+def scheduled_message(at: datetime, action: ScheduledAction) -> pb.ScheduledTime:
+    return pb.ScheduledTime(
+        action=action.name,
+        at=timestamp(at),
+        until=timestamp(action.until(at)),
+        min_size=action.min_size,
+        max_size=action.max_size,
+        desired_capacity=action.desired_capacity,
+        time_zone=action.time_zone,
     )
 
 

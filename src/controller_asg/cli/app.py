@@ -27,7 +27,7 @@ from controller_asg.cli.calls import (
 )
 from controller_asg.cli.sentences import why as sentences
 from controller_asg.cli.serve import DEFAULT_CONFIG
-from controller_asg.cli.tables import activities_table, groups_table, instances_table, moment
+from controller_asg.cli.tables import activities_table, groups_table, instances_table, moment, schedule_table
 from controller_asg.model.errors import AsgError, Fault, SpecError
 
 app = typer.Typer(
@@ -218,6 +218,21 @@ def why(
         _print_json({"group": found.name, "conditions": conditions, **to_json(answer)})
     else:
         typer.echo(sentences(found, answer.decisions))
+
+
+@app.command()
+def schedule(group: LeftOut = "", address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """A group's scheduled actions: whose bounds hold, and the next five times."""
+    with controller(address) as stub:
+        (found,) = stub.ListGroups(
+            pb.ListGroupsRequest(name=_meant(stub, group)), timeout=TIMEOUT_SECONDS
+        ).groups
+    if as_json:
+        whole = to_json(found)
+        keys = ("scheduled_in_force", "next_scheduled")
+        _print_json({"group": found.name, **{key: whole[key] for key in keys}})
+    else:
+        schedule_table(found).show(f"{found.name} has no scheduled action to come")
 
 
 @app.command()

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -147,6 +148,27 @@ def activities_table(activities: Iterable[pb.Activity]) -> Table:
                 cause or "-",
             )
         )
+    return Table(columns, tuple(rows))
+
+
+def schedule_table(group: pb.Group) -> Table:
+    columns = ("DUE", "LOCAL TIME", "ACTION", "MIN", "MAX", "DESIRED", "UNTIL", "NOTES")
+    rows = []
+    for in_force, times in ((True, group.scheduled_in_force), (False, group.next_scheduled)):
+        for each in times:
+            local = each.at.ToDatetime(UTC).astimezone(ZoneInfo(each.time_zone))
+            rows.append(
+                (
+                    moment(each.at),
+                    f"{local:%a %Y-%m-%d %H:%M} {each.time_zone}",
+                    each.action,
+                    str(each.min_size) if each.HasField("min_size") else "-",
+                    str(each.max_size) if each.HasField("max_size") else "-",
+                    str(each.desired_capacity) if each.HasField("desired_capacity") else "-",
+                    moment(each.until) if each.HasField("until") else "-",
+                    "in force" if in_force else "-",
+                )
+            )
     return Table(columns, tuple(rows))
 
 

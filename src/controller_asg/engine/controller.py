@@ -10,6 +10,7 @@ from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
 from controller_asg.model.instance import AgentView, CloudInstance, Instance
 from controller_asg.model.record import GroupRecord
+from controller_asg.model.scheduled_action import ScheduledAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class GroupStatus:
     conditions: tuple[Condition, ...]
     outdated_instance_ids: tuple[str, ...]
     last_decision: Decision | None
+    next_times: tuple[tuple[datetime, ScheduledAction], ...]  # of its scheduled actions
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from controller_asg.model.instance import LEAVING_STATES, Instance, LifecycleSta
 from controller_asg.model.record import Change, State
 from controller_asg.monitor.fleet import Member as Expected
 from controller_asg.monitor.fleet import WatchSettings
+from controller_asg.planner.schedule import next_times
 from controller_asg.planner.snapshot import (
     Bootstrapped,
     Order,
@@ -57,6 +58,8 @@ LOOK_SPACING_SECONDS = 0.5
 SUBNETS_FRESH_SECONDS = 300.0
 PRUNE_EVERY_SECONDS = 3600.0
 RETRY_SECONDS = 2.0
+# So many times of scheduled actions are shown ahead.
+NEXT_TIMES = 5
 # A launch with its registration, or a termination, that takes longer is shown by `findings`.
 OVERDUE_SECONDS = 900.0
 
@@ -423,6 +426,7 @@ class Engine:
                 ),
                 applying.outdated(self._memory, record),
                 self._reconcilers[record.group.name].decisions.latest,
+                next_times(record, self._clock.now(), NEXT_TIMES),
             )
             for record in records
         )
@@ -548,7 +552,7 @@ class Engine:
 
     async def set_desired_capacity(self, group: str, desired: int, actor: str) -> tuple[int, int]:
         record = self._memory.record(group)
-        low, high = record.group.min_size, record.group.max_size
+        low, high = record.min_size, record.max_size
         if not low <= desired <= high:
             what = f"{desired} is outside of min_size {low} to max_size {high}"
             raise SpecError((Fault(f"groups.{group}.desired_capacity", what, f"write {low} to {high}"),))
@@ -558,8 +562,8 @@ class Engine:
     async def launch_instances(self, group: str, count: int, actor: str) -> int:
         record = self._memory.record(group)
         wanted = record.desired_capacity + count
-        if wanted > record.group.max_size:
-            what = f"{wanted} would be above max_size {record.group.max_size}"
+        if wanted > record.max_size:
+            what = f"{wanted} would be above max_size {record.max_size}"
             raise ConflictError(what, f"groups.{group}", "raise max_size, or terminate an instance first")
         await self._order(group, SetDesired(wanted, actor))
         return self._memory.record(group).desired_capacity

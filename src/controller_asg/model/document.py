@@ -5,13 +5,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import TypeAdapter, ValidationError
 
 from controller_asg.model.errors import Fault, SpecError
-from controller_asg.model.faults import faults_of
+from controller_asg.model.faults import faults_of, near_name, shown
 from controller_asg.model.group import Group
 from controller_asg.model.scaling_policy import StepScaling, Thresholds
+from controller_asg.model.scheduled_action import ScheduledAction, cron_fault
 
 _GROUP: TypeAdapter[Group] = TypeAdapter(Group)
 
@@ -62,10 +64,11 @@ def _contradictions_of_the_rest(
     """Contradictions between the keys that are right by themselves, so that one report tells all there is to mend."""
     wrong = [each["loc"] for each in error.errors()]
     rest = {key: value for key, value in document.items() if key not in {loc[0] for loc in wrong}}
-    if isinstance(document.get("policies"), list):
-        spoilt = {loc[1] for loc in wrong if loc[0] == "policies" and len(loc) > 1}
-        whole = ("policies",) not in wrong
-        rest["policies"] = [p for i, p in enumerate(document["policies"]) if whole and i not in spoilt]
+    for key in ("policies", "scheduled_actions"):
+        if isinstance(document.get(key), list):
+            spoilt = {loc[1] for loc in wrong if loc[0] == key and len(loc) > 1}
+            whole = (key,) not in wrong
+            rest[key] = [each for i, each in enumerate(document[key]) if whole and i not in spoilt]
     rest.setdefault("launch", {"image": {"id": "ami-00000000"}})
     try:
         group = _GROUP.validate_json(json.dumps({**rest, "name": name}, default=str))
@@ -111,6 +114,9 @@ def _contradictions(group: Group, source: str) -> Iterator[Fault]:
             yield fault(
                 f"policies[{index}].name", f"{policy.name} stands twice", "give each policy a name of its own"
             )
+    for index, action in enumerate(group.scheduled_actions):
+        for key, what, mend in _of_action(action, index, group):
+            yield fault(f"scheduled_actions[{index}]{key}", what, mend)
     for tag in group.launch.tags:
         if tag.startswith(RESERVED_TAG_PREFIXES):
             yield fault(f"launch.tags[{tag}]", "is a reserved tag", "choose a name without that prefix")
@@ -150,3 +156,69 @@ def _unlike_steps(policy: StepScaling) -> Iterator[tuple[str, str]]:
         if high != low:
             kind = "overlap" if high > low else "leave a gap"
             yield f"steps {kind} between {high:g} and {low:g}", "end each step where the next one begins"
+
+
+def _of_action(action: ScheduledAction, index: int, group: Group) -> Iterator[tuple[str, str, str]]:
+    """(key, what, mend) of a scheduled action."""
+    if action.name in [other.name for other in group.scheduled_actions[:index]]:
+        yield ".name", f"{action.name} stands twice", "give each action a name of its own"
+    if not action.sizes():
+        yield "", "sets nothing", "write min_size, max_size or desired_capacity"
+    if action.duration_seconds is not None and action.min_size is None and action.max_size is None:
+        yield (
+            ".duration_seconds",
+            "is given, and no bound that could end",
+            "write min_size or max_size, or leave it out",
+        )
+    yield from _of_times(action)
+    yield from _of_bounds(action, group)
+
+
+def _of_times(action: ScheduledAction) -> Iterator[tuple[str, str, str]]:
+    try:
+        ZoneInfo(action.time_zone)
+    except (KeyError, ValueError, OSError):
+        near = near_name(action.time_zone, available_timezones()) or "an IANA name such as Europe/Berlin"
+        yield ".time_zone", f"{shown(action.time_zone)} is no time zone", f"write {near}"
+        return
+    start, end = action.starts_at(), action.ends_at()
+    if start is not None and end is not None and end <= start:
+        yield ".end_time", "is not after start_time", "write a later time, or leave it out"
+    if action.recurrence is None:
+        if start is None:
+            yield "", "has no time", "write recurrence, start_time or both"
+        elif end is not None:
+            yield ".end_time", "is given, and no recurrence that could end", "see duration_seconds"
+        return
+    fault = cron_fault(action.recurrence)
+    if fault:
+        mend = "write minute, hour, day of month, month and day of week, as in 30 6 * * MON-FRI"
+        yield ".recurrence", f"{shown(action.recurrence)} {fault}", mend
+
+
+def _of_bounds(action: ScheduledAction, group: Group) -> Iterator[tuple[str, str, str]]:
+    """Without a fault here, no order in which actions are due takes min_size above max_size."""
+    low, high, desired = action.min_size, action.max_size, action.desired_capacity
+    others = [(f"{other.name}'s", other) for other in group.scheduled_actions if other is not action]
+    both: list[tuple[str, Group | ScheduledAction]] = [("the group's", group), *others]
+    if low is not None and high is not None and high < low:
+        yield ".max_size", f"{high} is below min_size {low}", f"raise it to {low} or more, or lower min_size"
+        return
+    if low is not None and high is None:
+        for whose, other in both:
+            if other.max_size is not None and other.max_size < low:
+                what = f"{low} is above {whose} max_size {other.max_size}, which may hold then"
+                yield ".min_size", what, "set max_size in this action too"
+                break
+    if high is not None and low is None:
+        for whose, other in both:
+            if other.min_size is not None and other.min_size > high:
+                what = f"{high} is below {whose} min_size {other.min_size}, which may hold then"
+                yield ".max_size", what, "set min_size in this action too"
+                break
+    if desired is not None:
+        least = group.min_size if low is None else low
+        most = group.max_size if high is None else high
+        if not least <= desired <= most:
+            what = f"{desired} is outside of {least} to {most}"
+            yield ".desired_capacity", what, "set min_size and max_size around it in this action"

@@ -200,6 +200,8 @@ def _of_value(kind: str, value: Any, context: Mapping[str, Any], key: str) -> tu
             return f"{seen} is not a list", "write a list, each entry on a line of its own after `- `"
         case "dict_type" | "dataclass_type" | "dataclass_exact_type" | "mapping_type":
             return f"{seen} is not a mapping", "write keys with values below it"
+        case "datetime_type" | "datetime_parsing" | "datetime_from_date_parsing":
+            return f"{seen} is not a time", "write one as 2030-11-29T08:00:00+01:00 (ISO 8601)"
         case "literal_error" | "enum":
             choices = re.findall(r"'([^']+)'", str(context["expected"]))
             near = near_name(value, choices) if isinstance(value, str) else ""
@@ -216,6 +218,8 @@ def _of_value(kind: str, value: Any, context: Mapping[str, Any], key: str) -> tu
             return f"{seen} is not a finite number", "write a number"
         case "string_pattern_mismatch":
             return _of_pattern(value, seen, str(context["pattern"]))
+        case "too_long":
+            return f"{context['actual_length']} entries", f"write {context['max_length']} at the most"
     return f"{seen} is not right", ""
 
 

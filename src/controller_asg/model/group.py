@@ -12,15 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from controller_asg.model.scaling_policy import STRICT, Policy
+from controller_asg.model.scaling_policy import NAME_PATTERN, STRICT, Policy, Size
+from controller_asg.model.scheduled_action import ScheduledAction
 
 Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
-Size = Annotated[int, Field(ge=0, le=10_000)]
 
 # Who puts the agent on a new instance: its image, or the controller, which runs the role on it over ssh.
 Bootstrap = Literal["image", "role"]
-
-NAME_PATTERN = r"^[a-zA-Z][a-zA-Z0-9_-]{0,62}$"
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -84,6 +82,8 @@ class Group:
     initial_capacity: Size | None = None
     # Scaling out takes the highest vote, scaling in needs the consent of all.
     policies: tuple[Policy, ...] = ()
+    # Bounds and desired capacity by the clock. As many as EC2 allows: 125.
+    scheduled_actions: Annotated[tuple[ScheduledAction, ...], Field(max_length=125)] = ()
     # image: the AMI holds the agent. role: the controller runs the role monitor_agent on the new instance over ssh.
     bootstrap: Bootstrap = "image"
     # From the launch to the agent's first good sample. Then the instance is terminated and another one launched.

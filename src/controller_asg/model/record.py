@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
@@ -31,6 +32,15 @@ class LastChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Scheduled:
+    """The time up to which an action is done with. `in_force`: it was carried out then, and its bounds hold."""
+
+    action: str
+    at: datetime
+    in_force: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchTemplate:
     """What an instance is launched from, pinned when its document was applied: equal `version`, equal template."""
 
@@ -55,7 +65,10 @@ class LaunchMemory:
 
 @immutable
 class GroupRecord:
-    """A group as the store holds it. `version` counts applied documents; `image_id` was found when it was applied."""
+    """A group as the store holds it. `version` counts applied documents; `image_id` was found when it was applied.
+
+    `scheduled` are those of the document's actions that were due once.
+    """
 
     group: Group
     version: int
@@ -66,6 +79,41 @@ class GroupRecord:
     backoffs: tuple[LaunchBackoff, ...] = ()
     last_changes: tuple[LastChange, ...] = ()
     launch_memory: LaunchMemory = LaunchMemory()
+    scheduled: tuple[Scheduled, ...] = ()
+
+    @property
+    def min_size(self) -> int:
+        """The bound that holds now, by the document or a scheduled action."""
+        return self.bound("min_size")[0]
+
+    @property
+    def max_size(self) -> int:
+        """As `min_size`."""
+        return self.bound("max_size")[0]
+
+    def bound(self, key: Literal["min_size", "max_size"]) -> tuple[int, str]:
+        """(its value, the scheduled action that set it); "" where it is the document's.
+
+        Actions that run for a time come first, the largest bound of them, then the action that set it last.
+        """
+        own: int = getattr(self.group, key)
+        if not self.scheduled:
+            return own, ""
+        actions = {action.name: action for action in self.group.scheduled_actions}
+        lasting: list[tuple[datetime, int, str]] = []
+        running: list[tuple[int, str]] = []
+        for done in self.scheduled:
+            action = actions[done.action]
+            value: int | None = getattr(action, key)
+            if not done.in_force or value is None:
+                continue
+            if action.duration_seconds is None:
+                lasting.append((done.at, value, action.name))
+            else:
+                running.append((value, action.name))
+        if running:
+            return max(running)
+        return max(lasting)[1:] if lasting else (own, "")
 
     @property
     def template(self) -> LaunchTemplate:

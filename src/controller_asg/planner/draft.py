@@ -48,6 +48,7 @@ class Draft:
         self.wants_out: list[str] = []
         # (instance id, reason) of those that EC2 itself says are dead.
         self.lost: list[tuple[str, str]] = []
+        self.scheduled: list[str] = []  # what scheduled actions did
         self.steps: list[Step] = []
         self.launches: tuple[LaunchPlan, ...] = ()
         self.terminations: list[TerminationPlan] = []

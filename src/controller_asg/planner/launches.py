@@ -91,8 +91,7 @@ def share_out(draft: Draft, count: int) -> Iterator[tuple[LaunchTemplate, int]]:
 
 def room_to_grow(record: GroupRecord, now: datetime) -> int:
     """How many may be launched now without growing faster than the group's limit."""
-    group = record.group
-    limit = group.max_size * group.growth_limit_percentage // 100
+    limit = record.max_size * record.group.growth_limit_percentage // 100
     return max(0, limit - sum(count for _, count in recent(record, now)))
 
 

@@ -3,12 +3,13 @@
 Only `Snapshot.memories` move: they learn what this pass has seen. Ask "what if" with others.
 
 Order of the rules: times that a clock set back left in the future, facts (what calls brought), adoption, lifecycle and
-health, orders, mass silence, votes and bounds, the gap between wanted and there, activities that ended.
+health, scheduled actions, orders, mass silence, votes and bounds, the gap between wanted and there, activities that
+ended.
 """
 
 from controller_asg.model.decision import Decision, Vote
 from controller_asg.model.instance import LEAVING_STATES
-from controller_asg.planner import backoff, launches, lifecycle, sizing
+from controller_asg.planner import backoff, launches, lifecycle, schedule, sizing
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.snapshot import Snapshot
@@ -26,6 +27,7 @@ def plan(snapshot: Snapshot) -> Plan:
     if snapshot.observed:
         lifecycle.adopt(draft)
         lifecycle.advance(draft)
+        schedule.carry_out(draft)
         sizing.apply_bounds(draft)
         sizing.take_orders(draft)
         sizing.hold_silence(draft)
@@ -79,7 +81,7 @@ def _actions(draft: Draft) -> tuple[str, ...]:
         for launch in draft.launches
     ]
     terminations = [f"terminate {', '.join(t.instance_ids)}: {t.cause}" for t in draft.terminations]
-    return (*launches, *terminations)
+    return (*draft.scheduled, *launches, *terminations)
 
 
 def _summary(draft: Draft, before: int, votes: tuple[Vote, ...], actions: tuple[str, ...]) -> str:

@@ -1,12 +1,14 @@
 """How many instances there should be, and what brings the group there.
 
-The fixed order: orders of operators, votes of the policies (with their cooldowns), bounds, mass silence, then
-replacement and the launches or terminations that close the gap, held back by backoffs and min_healthy_percentage.
+The fixed order: scheduled actions, orders of operators, mass silence, votes of the policies (with their cooldowns),
+bounds, then replacement and the launches or terminations that close the gap, held back by backoffs and
+min_healthy_percentage.
 """
 
 import math
 from dataclasses import replace
 from datetime import timedelta
+from typing import Literal
 
 from controller_asg.model.decision import Step
 from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView
@@ -31,11 +33,13 @@ def set_desired(draft: Draft, capacity: int, step: str, reason: str) -> None:
 
 def apply_bounds(draft: Draft) -> None:
     desired = draft.record.desired_capacity
-    bounded = min(max(desired, draft.group.min_size), draft.group.max_size)
+    bounded = min(max(desired, draft.record.min_size), draft.record.max_size)
     if bounded != desired:
-        name = "min_size" if bounded > desired else "max_size"
+        name: Literal["min_size", "max_size"] = "min_size" if bounded > desired else "max_size"
         word = "fewer" if bounded > desired else "more"
-        draft.steps.append(Step(name, desired, bounded, f"never {word} than {bounded}"))
+        _, action = draft.record.bound(name)
+        by = f" (scheduled action {action})" if action else ""
+        draft.steps.append(Step(name, desired, bounded, f"never {word} than {bounded}{by}"))
         draft.record = replace(draft.record, desired_capacity=bounded)
 
 
@@ -232,7 +236,7 @@ def _launch(
         return
     draft.record = launches.launched(draft.record, sum(plan.count for plan in draft.launches), draft.now)
     # Launch before terminate, unless max_size leaves no room: then the dead go first.
-    room = draft.group.max_size - len(healthy) - len(unhealthy) - len(launching)
+    room = draft.record.max_size - len(healthy) - len(unhealthy) - len(launching)
     for member in unhealthy[: max(0, need - max(room, 0))]:
         instance_id = member.instance.instance_id
         draft.steps.append(
@@ -242,7 +246,7 @@ def _launch(
 
 
 def _launch_for_balance(draft: Draft, place: tuple[str, str], size: int) -> None:
-    if size >= draft.group.max_size or backoff.holding(draft.record, backoff.GROUP, draft.now) is not None:
+    if size >= draft.record.max_size or backoff.holding(draft.record, backoff.GROUP, draft.now) is not None:
         return
     if not launches.room_to_grow(draft.record, draft.now) or launches.stopped(draft.record):
         return

@@ -184,15 +184,19 @@ class Invariants:
                 self.violate("nothing that runs is forgotten", f"{instance_id} is {machine.state}")
         for record in change.groups:
             name, now = record.group.name, self._world.loop.time()
-            self._max_size.setdefault(name, []).append((now, record.group.max_size))
+            self._max_size.setdefault(name, []).append((now, record.max_size))
             known = disk.groups.get(name)
-            low, high = record.group.min_size, record.group.max_size
+            low, high = record.min_size, record.max_size
             if known is None or record.version != known.version:
                 continue  # a document was applied; the next pass applies its bounds
             if not low <= record.desired_capacity <= high:
                 self.violate(
                     "desired within its bounds", f"{name} {record.desired_capacity} of {low} to {high}"
                 )
+            for done in known.scheduled:
+                again = f"scheduled action {done.action} of {done.at:%Y-%m-%d %H:%M:%SZ}"
+                if change.decision and any(each.startswith(again) for each in change.decision.actions):
+                    self.violate("no scheduled action is carried out twice", f"{name}: {again}")
             if record.desired_capacity != known.desired_capacity:
                 self._explained(change, name, known.desired_capacity, record.desired_capacity)
         self._keeps_healthy(change)
@@ -266,7 +270,7 @@ class Invariants:
             if name in hopeless:
                 continue
             desired = record.desired_capacity
-            if not record.group.min_size <= desired <= record.group.max_size:
+            if not record.min_size <= desired <= record.max_size:
                 found.append(f"{name}: desired capacity {desired} is outside of its bounds")
             serving = [
                 one.instance_id

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from controller_asg.simulate.ec2 import BAD_IMAGE, GOOD_IMAGE
 from controller_asg.simulate.faults import EXCUSING, EXCUSING_ALL, Fault, FaultKind, begin
 from controller_asg.simulate.invariants import AFTERMATH_SECONDS, Invariants
 from controller_asg.simulate.logs import captured_logs
-from controller_asg.simulate.virtual_time import VirtualLoop, run_virtual
+from controller_asg.simulate.virtual_time import START, VirtualLoop, run_virtual
 from controller_asg.simulate.world import World
 from controller_asg.store.sql import SqlStore
 
@@ -44,6 +45,7 @@ SQL_EVERY = 8
 # In this share of the worlds every group has it too. Full at the calm load, so that it comes to rest soon: at max_size.
 TRACKED_SHARE = 0.25
 DEMAND_TRACKING = {"type": "demand_tracking", "full": 45, "patience_seconds": 60}
+SCHEDULED = 3  # worlds whose seed ends so have scheduled actions; the others stay as planted bugs know them
 # Lines of the product's log that only a bug of ours can cause.
 BUG_EVENTS = frozenset(
     {
@@ -113,6 +115,7 @@ class _Drama:
         self._chance = random.Random(f"{seed}:drama")  # noqa: S311 - a schedule that can be replayed
         # A chance of its own: the other worlds stay as they were.
         self._tracks = random.Random(f"{seed}:demand_tracking").random() < TRACKED_SHARE  # noqa: S311
+        self._clockwork = random.Random(f"{seed}:clockwork")  # noqa: S311 - so that it moves nothing else
         self._tell, self._result, self._bugs = tell, result, bugs
         self._seed, self._size, self._chaos_seconds = seed, size, chaos_seconds
         self._scale = size / USUAL_SIZE if size else 1.0
@@ -261,7 +264,7 @@ class _Drama:
         group = chance.choice(sorted(world.disk.groups))
         record, engine = world.disk.groups[group], world.engine
         members = sorted(i for i, one in world.disk.instances.items() if one.group == group)
-        low, high = record.group.min_size, record.group.max_size
+        low, high = record.min_size, record.max_size
         try:
             async with asyncio.timeout(20):
                 match chance.randrange(8):
@@ -315,10 +318,28 @@ class _Drama:
             "default_instance_warmup_seconds": chance.choice((0, 10, 30)),
             "health_check_grace_period_seconds": chance.choice((0, 0, 30)),
             "min_healthy_percentage": chance.choice((0, 50, 90, 100)),
+            "scheduled_actions": self._scheduled_actions(low) if self._seed % 10 == SCHEDULED else [],
             "rebalance_zones": chance.random() < 0.2,
             "new_instances_protected_from_scale_in": chance.random() < 0.1,
             "launch": {"image": {"id": image}, "tags": {"round": str(chance.randint(1, 2))}},
         }
+
+    def _scheduled_actions(self, low: int) -> list[dict[str, Any]]:
+        """One that lasts and one that ends, until everything is to come to rest."""
+        clockwork = self._clockwork
+        end = {"end_time": (START + timedelta(seconds=self._chaos_seconds)).isoformat()}
+        return [
+            {
+                "name": f"every-{minutes}",
+                "recurrence": f"*/{minutes} * * * *",
+                "min_size": low,
+                "max_size": low + clockwork.randint(0, 5),
+                "desired_capacity": low,
+                **({"duration_seconds": 75} if minutes == 2 else {}),
+                **end,
+            }
+            for minutes in (2, 3)
+        ]
 
     def _ended(self, error: BaseException | None) -> None:
         self._tell("controller: killed" if error is None else f"controller: ended with {error!r}")

@@ -18,6 +18,7 @@ from controller_asg.model.record import (
     LaunchMemory,
     LaunchTemplate,
     PolicyMemories,
+    Scheduled,
 )
 from controller_asg.store.schema import from_unix_ms, to_unix_ms
 
@@ -49,7 +50,11 @@ def group_to_row(record: GroupRecord) -> Row:
             {"policy": change.policy, "direction": change.direction, "at_unix_ms": to_unix_ms(change.at)}
             for change in record.last_changes
         ],
-        "launch_memory": _memory_to_document(record.launch_memory),
+        # What scheduled actions did stands there too: one more key costs no migration.
+        "launch_memory": {
+            **_memory_to_document(record.launch_memory),
+            "scheduled": [[done.action, to_unix_ms(done.at), done.in_force] for done in record.scheduled],
+        },
     }
 
 
@@ -103,6 +108,10 @@ def group_from_row(row: Row) -> GroupRecord:
             for change in row["last_changes"]
         ),
         launch_memory=_memory_from_document(row["launch_memory"]),
+        scheduled=tuple(
+            Scheduled(action, from_unix_ms(at), in_force)
+            for action, at, in_force in row["launch_memory"].get("scheduled", ())
+        ),
     )
 
 

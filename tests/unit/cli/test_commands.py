@@ -127,6 +127,18 @@ async def test_why_reads_as_sentences(command):
     ]
 
 
+async def test_schedule_shows_what_holds_and_the_next_times_in_local_time_too(command):
+    lines = (await command("schedule", "jobs")).lines
+    assert len(lines) == 7
+    assert lines[0].split() == ["DUE", "LOCAL", "TIME", "ACTION", "MIN", "MAX", "DESIRED", "UNTIL", "NOTES"]
+    assert lines[1].split() == [*["2028-02-28", "07:00:00Z", "Mon", "2028-02-28", "08:00", "Europe/Berlin"],
+                                *["morning", "1", "-", "3", "2028-02-28", "17:00:00Z", "in", "force"]]  # fmt: skip
+    assert lines[2].startswith("2028-02-29 07:00:00Z  Tue 2028-02-29 08:00 Europe/Berlin  morning")
+    shown = json.loads((await command("schedule", "jobs", "--json")).out)
+    assert [len(shown["scheduled_in_force"]), len(shown["next_scheduled"])] == [1, 5]
+    assert (await command("schedule", "web")).lines == ["web has no scheduled action to come"]
+
+
 async def test_why_as_json_has_the_conditions_too(command):
     shown = json.loads((await command("why", "web", "--json")).out)
     assert shown["conditions"][0]["kind"] == "MetricMissing"

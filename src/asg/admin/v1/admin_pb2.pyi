@@ -385,11 +385,14 @@ class Group(_message.Message):
     OUTDATED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
     LAST_DECISION_FIELD_NUMBER: _builtins.int
     LAST_DECISION_AT_FIELD_NUMBER: _builtins.int
+    SCHEDULED_IN_FORCE_FIELD_NUMBER: _builtins.int
+    NEXT_SCHEDULED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     launch_version: _builtins.str
     document_json: _builtins.str
     min_size: _builtins.int
+    """The bounds that hold now, by the document or a scheduled action."""
     max_size: _builtins.int
     desired_capacity: _builtins.int
     last_decision: _builtins.str
@@ -404,6 +407,14 @@ class Group(_message.Message):
     def outdated_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def last_decision_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def scheduled_in_force(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledTime]:
+        """Scheduled actions whose bounds hold, unless another one's come before; the latest last."""
+
+    @_builtins.property
+    def next_scheduled(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledTime]:
+        """The next five times of scheduled actions, the earliest first."""
+
     def __init__(
         self,
         *,
@@ -419,14 +430,72 @@ class Group(_message.Message):
         outdated_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
         last_decision: _builtins.str = ...,
         last_decision_at: _timestamp_pb2.Timestamp | None = ...,
+        scheduled_in_force: _abc.Iterable[Global___ScheduledTime] | None = ...,
+        next_scheduled: _abc.Iterable[Global___ScheduledTime] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_decision_at", b"last_decision_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "desired_capacity", b"desired_capacity", "document_json", b"document_json", "instance_counts", b"instance_counts", "last_decision", b"last_decision", "last_decision_at", b"last_decision_at", "launch_version", b"launch_version", "max_size", b"max_size", "min_size", b"min_size", "name", b"name", "outdated_instance_ids", b"outdated_instance_ids", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "desired_capacity", b"desired_capacity", "document_json", b"document_json", "instance_counts", b"instance_counts", "last_decision", b"last_decision", "last_decision_at", b"last_decision_at", "launch_version", b"launch_version", "max_size", b"max_size", "min_size", b"min_size", "name", b"name", "next_scheduled", b"next_scheduled", "outdated_instance_ids", b"outdated_instance_ids", "scheduled_in_force", b"scheduled_in_force", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Group: _TypeAlias = Group  # noqa: Y015
+
+@_typing.final
+class ScheduledTime(_message.Message):
+    """One time of a scheduled action, past or to come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    MIN_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_SIZE_FIELD_NUMBER: _builtins.int
+    DESIRED_CAPACITY_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    min_size: _builtins.int
+    """Absent: it leaves that as it is."""
+    max_size: _builtins.int
+    desired_capacity: _builtins.int
+    time_zone: _builtins.str
+    """Where the action's times are local: "Europe/Berlin"."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When its bounds end by themselves; absent: they don't."""
+
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        min_size: _builtins.int | None = ...,
+        max_size: _builtins.int | None = ...,
+        desired_capacity: _builtins.int | None = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_desired_capacity", b"_desired_capacity", "_max_size", b"_max_size", "_min_size", b"_min_size", "at", b"at", "desired_capacity", b"desired_capacity", "max_size", b"max_size", "min_size", b"min_size", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_desired_capacity", b"_desired_capacity", "_max_size", b"_max_size", "_min_size", b"_min_size", "action", b"action", "at", b"at", "desired_capacity", b"desired_capacity", "max_size", b"max_size", "min_size", b"min_size", "time_zone", b"time_zone", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__desired_capacity: _TypeAlias = _typing.Literal["desired_capacity"]  # noqa: Y015
+    _WhichOneofArgType__desired_capacity: _TypeAlias = _typing.Literal["_desired_capacity", b"_desired_capacity"]  # noqa: Y015
+    _WhichOneofReturnType__max_size: _TypeAlias = _typing.Literal["max_size"]  # noqa: Y015
+    _WhichOneofArgType__max_size: _TypeAlias = _typing.Literal["_max_size", b"_max_size"]  # noqa: Y015
+    _WhichOneofReturnType__min_size: _TypeAlias = _typing.Literal["min_size"]  # noqa: Y015
+    _WhichOneofArgType__min_size: _TypeAlias = _typing.Literal["_min_size", b"_min_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__desired_capacity) -> _WhichOneofReturnType__desired_capacity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_size) -> _WhichOneofReturnType__max_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_size) -> _WhichOneofReturnType__min_size | None: ...
+
+Global___ScheduledTime: _TypeAlias = ScheduledTime  # noqa: Y015
 
 @_typing.final
 class Condition(_message.Message):
