@@ -67,8 +67,8 @@ def told(**document: Any) -> list[str]:
             "policies[0].type: is missing; write thresholds, target_tracking, step, simple or demand_tracking",
         ),
         (
-            {"policies": [{"type": "thresholds"}, {**TRACKING, "tolerance_ratio": "10%"}]},
-            "policies[1].tolerance_ratio: '10%' is not a number; write 0.1",
+            {"policies": [{"type": "thresholds"}, {**TRACKING, "scale_in_tolerance_ratio": "10%"}]},
+            "policies[1].scale_in_tolerance_ratio: '10%' is not a number; write 0.1",
         ),
         (
             {"policies": "thresholds"},

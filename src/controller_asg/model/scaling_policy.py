@@ -44,7 +44,7 @@ class TargetTracking:
 
     # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
     metric: str
-    # What the statistic is held at, in the metric's own unit.
+    # What the statistic is held at, in the metric's own unit; of a sum, one instance's share of it.
     target: Annotated[float, Field(gt=0)]
     type: Literal["target_tracking"] = "target_tracking"
     # What decisions call it; two policies of a group need two names.
@@ -53,8 +53,10 @@ class TargetTracking:
     statistic: Statistic = "average"
     # Each instance counts with its mean over this many seconds.
     window_seconds: Annotated[float, Field(ge=1, le=3600)] = 10.0
-    # No change while the statistic is within this share of the target.
-    tolerance_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    # No scaling out while the statistic is above the target by no more than this share of it.
+    scale_out_tolerance_ratio: Annotated[float, Field(ge=0, lt=10)] = 0.1
+    # No scaling in while the statistic is below the target by no more than this share of it.
+    scale_in_tolerance_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     # After scaling out, this long without doing so again.
     scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
     # After scaling in, this long without doing so again.

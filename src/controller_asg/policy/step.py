@@ -14,7 +14,7 @@ def vote(policy: StepScaling | SimpleScaling, fleet: Fleet) -> Vote:
 
     Scaling out, the adjustment is of what does not warm up any more, so a higher step while instances still warm up
     adds only the difference; scaling in waits until nothing warms up. Instances that don't report count as nothing
-    where the policy acts above its threshold and as at it where it acts below, so silence is never beyond it.
+    where the policy acts above its threshold, and as just short of it where it acts below, so silence never reaches it.
 
     Source: EC2 Auto Scaling user guide, "Step and simple scaling policies": step adjustments, and instance warmup.
     """
@@ -23,7 +23,10 @@ def vote(policy: StepScaling | SimpleScaling, fleet: Fleet) -> Vote:
         return Vote(policy.name, None, f"no instance in service reports {policy.metric}")
     missing = len(fleet.serving) - len(known)
     share = policy.threshold / (len(fleet.serving) if policy.statistic == "sum" else 1)
-    silent = min(0.0, share) if policy.comparison == "above" else share
+    # The threshold itself is reached already.
+    silent = math.nextafter(share, math.inf if policy.comparison == "below" else -math.inf)
+    if policy.comparison == "above":
+        silent = min(0.0, silent)
     value = statistic(policy.statistic, known + [silent] * missing)
     assert value is not None
     seen = f"{policy.statistic} {policy.metric} {value:.4g}, threshold {policy.threshold:g}"

@@ -21,16 +21,16 @@ def vote(policy: TargetTracking, fleet: Fleet) -> Vote:
     missing = len(fleet.serving) - len(known)
     if not known:
         return Vote(policy.name, None, f"no instance in service reports {policy.metric}")
-    low = statistic(policy.statistic, known + [0.0] * missing)
-    high = statistic(policy.statistic, known + [policy.target] * missing)
-    assert low is not None
-    assert high is not None
+    low = _share(policy, known + [0.0] * missing)
+    high = _share(policy, known + [policy.target] * missing)
     seen = f"{policy.statistic} {policy.metric} {high:.4g}, target {policy.target:g}"
+    if policy.statistic == "sum":
+        seen += " (an instance's share)"
     if missing:
         seen += f", {missing} of {len(fleet.serving)} silent"
-    if low > policy.target * (1 + policy.tolerance_ratio):
+    if low > policy.target * (1 + policy.scale_out_tolerance_ratio):
         return Vote(policy.name, max(_sized(policy, fleet, low), fleet.desired), seen)
-    if high < policy.target * (1 - policy.tolerance_ratio):
+    if high < policy.target * (1 - policy.scale_in_tolerance_ratio):
         wanted = max(_sized(policy, fleet, high), 1)
         if wanted >= fleet.desired:
             return Vote(policy.name, fleet.desired, seen)
@@ -42,8 +42,13 @@ def vote(policy: TargetTracking, fleet: Fleet) -> Vote:
     return Vote(policy.name, fleet.desired, f"{seen}: within tolerance")
 
 
-def _sized(policy: TargetTracking, fleet: Fleet, value: float) -> int:
-    # A sum is the group's whole work, whoever does it; the other statistics are shares of one instance.
+def _share(policy: TargetTracking, values: list[float]) -> float:
+    """What is compared with the target: a sum is the group's whole work, the others are shares of one instance."""
+    value = statistic(policy.statistic, values)
+    assert value is not None
+    return value / len(values) if policy.statistic == "sum" else value
+
+
+def _sized(policy: TargetTracking, fleet: Fleet, share: float) -> int:
     # Multiply first: 100 * (66 / 60) is 110.00000000000001, which ceil makes 111.
-    work = value if policy.statistic == "sum" else len(fleet.serving) * value
-    return math.ceil(work / policy.target - 1e-9)
+    return math.ceil(len(fleet.serving) * share / policy.target - 1e-9)

@@ -103,6 +103,12 @@ def test_silence_is_never_beyond_the_threshold(statistic: str) -> None:
     assert step.vote(up, loud).consents
 
 
+def test_a_silent_instance_may_be_the_busiest_so_a_maximum_below_takes_nothing_away() -> None:
+    members = (*fleet(10, 2).serving, *fleet(None, 1).serving)
+    vote = step.vote(replace(IN, statistic="maximum"), Fleet(members, 3, 0))
+    assert (vote.capacity, vote.consents) == (3, True)
+
+
 def test_a_first_step_without_a_lower_bound_ends_before_the_next_one() -> None:
     open_below = replace(OUT, steps=(StepAdjustment(10, None, 10), StepAdjustment(30, 10)))
     assert step.vote(open_below, fleet(59)).capacity == 11

@@ -1,5 +1,7 @@
 """Target tracking, by example and by property."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +48,19 @@ def test_a_silent_member_counts_as_nothing_for_scaling_out_and_at_target_for_sca
 
 def test_while_instances_warm_up_nothing_is_taken_away() -> None:
     assert size([20, 20], desired=4, warming=2) == 4
+
+
+def test_each_direction_has_its_own_tolerance() -> None:
+    policy = replace(POLICY, scale_out_tolerance_ratio=0.5, scale_in_tolerance_ratio=0.0)
+    loads = (89, 91, 60, 59)
+    votes = [target_tracking.vote(policy, fleet([cpu] * 100)).capacity for cpu in loads]
+    assert votes == [100, 152, 100, 99]
+
+
+def test_tolerance_of_a_sum_is_of_the_work_for_which_the_group_is_sized() -> None:
+    policy = TargetTracking(metric="cpu_percent", target=10, statistic="sum")
+    votes = [target_tracking.vote(policy, fleet([share] * 5)).capacity for share in (10.9, 11.2, 9.1, 5.0)]
+    assert votes == [5, 6, 5, 3]
 
 
 def test_a_sum_is_the_whole_groups_work() -> None:
