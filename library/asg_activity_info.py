@@ -131,7 +131,8 @@ decisions:
       description: Desired capacity after.
       type: int
     votes:
-      description: What each policy voted, with C(policy), C(capacity) (null when it abstained) and C(reason).
+      description: What each policy voted, with C(policy), C(capacity) (null when it abstained), C(reason) and
+        C(observed) (it only observes, and was not counted).
       type: list
       elements: dict
     steps:

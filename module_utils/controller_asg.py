@@ -200,6 +200,7 @@ def decision_result(decision: Any) -> dict[str, Any]:
                 "policy": vote.policy,
                 "capacity": vote.capacity if vote.HasField("capacity") else None,
                 "reason": vote.reason,
+                "observed": vote.observed,
             }
             for vote in decision.votes
         ],

@@ -115,7 +115,10 @@ def decision_message(decision: Decision) -> pb.Decision:
         count=decision.count,
         desired_before=decision.desired_before,
         desired_after=decision.desired_after,
-        votes=[pb.Vote(policy=v.policy, capacity=v.capacity, reason=v.reason) for v in decision.votes],
+        votes=[
+            pb.Vote(policy=v.policy, capacity=v.capacity, reason=v.reason, observed=v.observed)
+            for v in decision.votes
+        ],
         # A wish may be below zero before a bound lifts it; the wire has no such number.
         steps=[
             pb.Step(name=s.name, before=max(s.before, 0), after=max(s.after, 0), reason=s.reason)

@@ -35,7 +35,8 @@ def _decision(decision: pb.Decision) -> Iterator[str]:
     yield f"{moment(decision.first_at)}  {decision.group} {change}{_repeated(decision)}."
     for vote in decision.votes:
         if vote.HasField("capacity"):
-            yield f"  {vote.policy} voted for {vote.capacity}: {vote.reason}"
+            voted = "observes, and would have voted" if vote.observed else "voted"
+            yield f"  {vote.policy} {voted} for {vote.capacity}: {vote.reason}"
         else:
             yield f"  {vote.policy} abstained: {vote.reason}"
     for step in decision.steps:

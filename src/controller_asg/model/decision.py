@@ -9,7 +9,7 @@ from controller_asg.model.immutable import immutable
 class Vote:
     """One policy's wish. `capacity` None: it abstains. `victims`: the instances it wants gone, in order.
 
-    `consents`: it has no wish of its own now, and no objection when others scale in.
+    `consents`: it has no wish of its own now, and no objection when others scale in. `observed`: it is not counted.
     """
 
     policy: str
@@ -17,6 +17,7 @@ class Vote:
     reason: str
     victims: tuple[str, ...] = ()
     consents: bool = False
+    observed: bool = False
 
 
 @immutable

@@ -15,8 +15,20 @@ Comparison = Literal["above", "below"]
 AdjustmentType = Literal["ChangeInCapacity", "ExactCapacity", "PercentChangeInCapacity"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class ScalingPolicy:
+    """What every policy has beside its rule."""
+
+    # act, or observe: it votes and its votes are logged, and they change nothing.
+    mode: Literal["act", "observe"] = "act"
+    # Only ever scale out by this policy. Where it would scale in, it lets the others do so.
+    disable_scale_in: bool = False
+    # A policy that is switched off has no vote, and no veto.
+    enabled: bool = True
+
+
 @dataclass(frozen=True, slots=True, config=STRICT)
-class Thresholds:
+class Thresholds(ScalingPolicy):
     """The first design's rule: an instance above one bound creates an instance, one below the other goes itself."""
 
     type: Literal["thresholds"] = "thresholds"
@@ -34,12 +46,10 @@ class Thresholds:
     scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 30.0
     # After scaling in, this long without doing so again.
     scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 30.0
-    # A policy that is switched off has no vote, and no veto.
-    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
-class TargetTracking:
+class TargetTracking(ScalingPolicy):
     """Hold a statistic of a metric at its target by sizing the group in proportion."""
 
     # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
@@ -61,10 +71,6 @@ class TargetTracking:
     scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
     # After scaling in, this long without doing so again.
     scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 300.0
-    # Only ever scale out by this policy.
-    disable_scale_in: bool = False
-    # A policy that is switched off has no vote, and no veto.
-    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -79,70 +85,58 @@ class StepAdjustment:
     upper: float | None = None
 
 
-@dataclass(frozen=True, slots=True, config=STRICT)
-class StepScaling:
-    """EC2's step scaling: the further a metric is beyond its threshold, the larger the adjustment."""
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class AlarmScaling(ScalingPolicy):
+    """What step and simple scaling have in common: a metric beyond its threshold, and how the size is adjusted."""
 
     # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
     metric: str
     # In the metric's own unit.
     threshold: float
+    # On which side of the threshold the policy acts; the threshold itself belongs to both.
+    comparison: Comparison = "above"
+    # ExactCapacity, ChangeInCapacity (instances) or PercentChangeInCapacity (of what no longer warms up).
+    adjustment_type: AdjustmentType = "ChangeInCapacity"
+    # The least change of a percentage, in instances.
+    min_adjustment_magnitude: Annotated[int, Field(ge=0, le=10_000)] = 0
+    # Over the instances in service.
+    statistic: Statistic = "average"
+    # Each instance counts with its mean over this many seconds.
+    window_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class StepScaling(AlarmScaling):
+    """EC2's step scaling: the further a metric is beyond its threshold, the larger the adjustment."""
+
     # Without gaps or overlaps; one list for one direction, as in EC2.
     steps: Annotated[tuple[StepAdjustment, ...], Field(min_length=1, max_length=20)]
     type: Literal["step"] = "step"
     # What decisions call it; two policies of a group need two names.
     name: str = "step"
-    # On which side of the threshold the policy acts; the threshold itself belongs to both.
-    comparison: Comparison = "above"
-    # ExactCapacity, ChangeInCapacity (instances) or PercentChangeInCapacity (of what no longer warms up).
-    adjustment_type: AdjustmentType = "ChangeInCapacity"
-    # The least change of a percentage, in instances.
-    min_adjustment_magnitude: Annotated[int, Field(ge=0, le=10_000)] = 0
-    # Over the instances in service.
-    statistic: Statistic = "average"
-    # Each instance counts with its mean over this many seconds.
-    window_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
     # After scaling out, this long without doing so again; EC2 has none, for instances that warm up count already.
     scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
     # After scaling in, this long without doing so again.
     scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
-    # A policy that is switched off has no vote, and no veto.
-    enabled: bool = True
 
 
-@dataclass(frozen=True, slots=True, config=STRICT)
-class SimpleScaling:
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class SimpleScaling(AlarmScaling):
     """EC2's simple scaling: one adjustment while a metric is beyond its threshold, then a cooldown."""
 
-    # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
-    metric: str
-    # In the metric's own unit.
-    threshold: float
     # An instance count, a percentage or an exact size, as adjustment_type says.
     adjustment: int
     type: Literal["simple"] = "simple"
     # What decisions call it; two policies of a group need two names.
     name: str = "simple"
-    # On which side of the threshold the policy acts; the threshold itself belongs to both.
-    comparison: Comparison = "above"
-    # ExactCapacity, ChangeInCapacity (instances) or PercentChangeInCapacity (of what no longer warms up).
-    adjustment_type: AdjustmentType = "ChangeInCapacity"
-    # The least change of a percentage, in instances.
-    min_adjustment_magnitude: Annotated[int, Field(ge=0, le=10_000)] = 0
-    # Over the instances in service.
-    statistic: Statistic = "average"
-    # Each instance counts with its mean over this many seconds.
-    window_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
     # After scaling out, this long without doing so again.
     scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 300.0
     # After scaling in, this long without doing so again.
     scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 300.0
-    # A policy that is switched off has no vote, and no veto.
-    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
-class DemandTracking:
+class DemandTracking(ScalingPolicy):
     """Enough instances for the demand one launch ahead. It learns how wrong it is, and keeps headroom for that."""
 
     type: Literal["demand_tracking"] = "demand_tracking"
@@ -161,14 +155,10 @@ class DemandTracking:
     forecast: Literal["auto", "off"] = "auto"
     # Each instance counts with its mean over this many seconds. At 1 a step is seen whole, and answered at once.
     window_seconds: Annotated[float, Field(ge=1, le=3600)] = 1.0
-    # Only ever scale out by this policy.
-    disable_scale_in: bool = False
     # After scaling out, this long without doing so again.
     scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
     # After scaling in, this long without doing so again.
     scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
-    # A policy that is switched off has no vote, and no veto.
-    enabled: bool = True
 
 
 Policy = Annotated[

@@ -94,7 +94,9 @@ def _summary(draft: Draft, before: int, votes: tuple[Vote, ...], actions: tuple[
     if actions:
         return f"{size}: {'; '.join(actions)}"
     wishes = [v for v in votes if v.capacity is not None and v.capacity != before]
-    parts = [f"{v.policy} wants {v.capacity} ({v.reason})" for v in wishes]
+    parts = [
+        f"{v.policy} {'would want' if v.observed else 'wants'} {v.capacity} ({v.reason})" for v in wishes
+    ]
     parts += [f"{step.name}: {step.reason}" for step in draft.steps]
     if not parts:
         parts = [vote.reason for vote in votes]

@@ -126,8 +126,6 @@ def _scale_in(
     policy: DemandTracking, memory: DemandMemory, rested: int, desired: int, warming: int, now: float
 ) -> tuple[int, str]:
     """The capacity to go down to, and what holds that back; `rested` is the highest wish within the patience."""
-    if policy.disable_scale_in:
-        return rested, "scale-in is disabled"
     if warming:
         return rested, f"{warming} still warming up"
     if now - memory.began_at < UNLEARNT_MINUTES * 60:

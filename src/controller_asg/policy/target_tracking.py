@@ -34,8 +34,6 @@ def vote(policy: TargetTracking, fleet: Fleet) -> Vote:
         wanted = max(_sized(policy, fleet, high), 1)
         if wanted >= fleet.desired:
             return Vote(policy.name, fleet.desired, seen)
-        if policy.disable_scale_in:
-            return Vote(policy.name, fleet.desired, f"{seen}: scale-in is disabled")
         if fleet.warming:
             return Vote(policy.name, fleet.desired, f"{seen}: {fleet.warming} still warming up")
         return Vote(policy.name, wanted, seen)

@@ -1,6 +1,7 @@
 """All policies of a group, asked and combined: scaling out takes the highest vote, scaling in needs every consent."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from controller_asg.model.decision import Step, Vote
@@ -31,6 +32,14 @@ class Wish:
 
 
 def ask(policy: Policy, fleet: Fleet, memories: Mapping[str, DemandMemory], now: datetime) -> Vote:
+    """Its vote as it counts: without scaling in where that is disabled, and without effect where it only observes."""
+    vote = _ask(policy, fleet, memories, now)
+    if policy.disable_scale_in and vote.capacity is not None and vote.capacity < fleet.desired:
+        vote = Vote(policy.name, fleet.desired, f"{vote.reason}: scale-in is disabled", consents=True)
+    return replace(vote, victims=(), observed=True) if policy.mode == "observe" else vote
+
+
+def _ask(policy: Policy, fleet: Fleet, memories: Mapping[str, DemandMemory], now: datetime) -> Vote:
     match policy:
         case Thresholds():
             return thresholds.vote(policy, fleet)
@@ -63,6 +72,9 @@ def combine(
     for policy, vote in asked:
         if vote.capacity is None or vote.capacity == desired:
             continue
+        if vote.observed:
+            steps.append(Step("observe", vote.capacity, desired, f"{policy.name} only observes"))
+            continue
         until_at = _cooldown_end(policy, vote.capacity > desired, last_changes)
         if until_at is not None and now < until_at:
             left = (until_at - now).total_seconds()
@@ -77,7 +89,9 @@ def combine(
         return Wish(highest, votes, tuple(steps), (), winners)
     if ins:
         highest = max(vote.capacity or 0 for vote in ins)
-        against = tuple(vote.policy for vote in votes if vote not in ins and not vote.consents)
+        against = tuple(
+            vote.policy for vote in votes if vote not in ins and not (vote.consents or vote.observed)
+        )
         if against:
             steps.append(
                 Step("consent", highest, desired, f"{', '.join(against)} does not consent to scale in")

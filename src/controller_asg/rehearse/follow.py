@@ -27,6 +27,8 @@ def demand_tracking(
         load = Load(seen.utilisation * seen.served_by, seen.served_by, 0, seen.utilisation >= FULL)
         now = float(seen.tick * TICK_SECONDS)
         wish = decide(policy, memory, load, seen.desired, seen.booting, now, delay_seconds)
+        if policy.disable_scale_in and wish.capacity < seen.desired:
+            return seen.desired
         if wish.capacity != seen.desired:
             tell(seen.tick, explain(memory, load, wish, seen.desired, delay_seconds))
         return wish.capacity

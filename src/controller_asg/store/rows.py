@@ -262,6 +262,7 @@ def decision_to_row(decision: Decision) -> Row:
                 "reason": vote.reason,
                 "victims": vote.victims,
                 "consents": vote.consents,
+                "observed": vote.observed,
             }
             for vote in decision.votes
         ],
@@ -289,6 +290,7 @@ def decision_from_row(row: Row) -> Decision:
                 vote["reason"],
                 tuple(vote["victims"]),
                 vote.get("consents", False),
+                vote.get("observed", False),
             )
             for vote in row["votes"]
         ),

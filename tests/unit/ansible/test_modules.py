@@ -197,7 +197,9 @@ def test_groups_are_read_with_their_instances(run: Run, controller: AdminDouble,
 def test_activities_and_decisions_are_read(run: Run, controller: AdminDouble, address: str) -> None:
     result = run("asg_activity_info", address=address, group="web", decisions=True, limit=3)
     assert result["activities"][0]["status_message"] == "InvalidAMIID.NotFound"
-    assert result["decisions"][0]["votes"] == [{"policy": "cpu", "capacity": None, "reason": "no sample"}]
+    assert result["decisions"][0]["votes"] == [
+        {"policy": "cpu", "capacity": None, "reason": "no sample", "observed": False}
+    ]
     assert controller.calls[0][1].limit == 3
 
 

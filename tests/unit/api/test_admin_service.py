@@ -275,7 +275,7 @@ async def test_reflection_names_the_service(channel):
 
 def test_messages_become_json_with_numbers_null_and_documents_as_values():
     vote = to_json(pb.Vote(policy="p"))
-    assert vote == {"policy": "p", "capacity": None, "reason": ""}
+    assert vote == {"policy": "p", "capacity": None, "reason": "", "observed": False}
     group = to_json(pb.Group(name="web", version=2**60, document_json='{"a": 1}', instance_counts={"b": 1}))
     assert (group["version"], group["document"], group["instance_counts"]) == (2**60, {"a": 1}, {"b": 1})
     assert group["last_decision_at"] is None

@@ -1,5 +1,6 @@
 """Votes combined: out takes the highest, in needs everyone."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from controller_asg.model.instance import AgentView, Sample
@@ -55,3 +56,26 @@ def test_a_cooldown_holds_one_direction_of_one_policy() -> None:
 def test_a_disabled_policy_has_no_voice() -> None:
     wish = combine((Thresholds(enabled=False),), fleet(95, 95), (), NOW, {})
     assert (wish.capacity, wish.votes) == (2, ())
+
+
+def test_one_that_observes_votes_and_neither_acts_nor_objects() -> None:
+    watching = Thresholds(name="watching", mode="observe")
+    wish = combine((watching,), fleet(95, 95), (), NOW)
+    assert (wish.capacity, wish.votes[0].capacity, wish.votes[0].observed) == (2, 3, True)
+    assert [step.name for step in wish.steps] == ["observe"]  # so the decision is kept
+    wish = combine((watching,), fleet(5, 5), (), NOW)
+    assert (wish.capacity, wish.victims, wish.votes[0].victims) == (2, (), ())
+    wish = combine((HOT_OR_IDLE, replace(TRACK, mode="observe")), fleet(5, 100), (), NOW)
+    assert wish.capacity == 3
+    wish = combine((TRACK, replace(HOT_OR_IDLE, mode="observe")), fleet(20, 20), (), NOW)
+    assert (wish.capacity, wish.steps) == (1, ())
+
+
+def test_scale_in_that_is_disabled_takes_nothing_away_and_stands_in_nobodys_way() -> None:
+    alone = combine((replace(HOT_OR_IDLE, disable_scale_in=True),), fleet(5, 5), (), NOW)
+    assert (alone.capacity, alone.victims) == (2, ())
+    assert "scale-in is disabled" in alone.votes[0].reason
+    together = combine((HOT_OR_IDLE, replace(TRACK, disable_scale_in=True)), fleet(5, 5), (), NOW)
+    assert together.capacity == 1
+    # At its target it needs them all.
+    assert combine((HOT_OR_IDLE, replace(TRACK, disable_scale_in=True)), fleet(5, 115), (), NOW).capacity != 1
