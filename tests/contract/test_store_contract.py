@@ -32,6 +32,7 @@ from controller_asg.model.record import (
     PolicyMemories,
     Scheduled,
     State,
+    WishedRange,
 )
 from controller_asg.model.scaling_policy import TargetTracking, Thresholds
 from controller_asg.model.scheduled_action import ScheduledAction
@@ -478,6 +479,8 @@ records = st.builds(
         failures=st.lists(st.tuples(any_words, sizes), max_size=2).map(tuple),
         recent=st.lists(st.tuples(times, sizes), max_size=2).map(tuple),
     ),
+    size_changes=st.lists(st.tuples(times, st.integers(-9, 9)), max_size=2).map(tuple),
+    wished=st.lists(st.builds(WishedRange, times, st.none() | times, sizes, sizes), max_size=2).map(tuple),
     scheduled=st.lists(st.builds(Scheduled, any_words, times, st.booleans()), max_size=2).map(tuple),
 )
 votes = st.builds(Vote, any_words, st.none() | sizes, any_words, st.lists(any_words, max_size=2).map(tuple))

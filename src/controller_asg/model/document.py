@@ -114,6 +114,11 @@ def _contradictions(group: Group, source: str) -> Iterator[Fault]:
             yield fault(
                 f"policies[{index}].name", f"{policy.name} stands twice", "give each policy a name of its own"
             )
+    for way in ("scale_out", "scale_in"):
+        for index, rate in enumerate(getattr(group.behavior, way).rates):
+            if (rate.count is None) == (rate.percent is None):
+                what, mend = "has not one amount", "write either count or percent"
+                yield fault(f"behavior.{way}.rates[{index}]", what, mend)
     for index, action in enumerate(group.scheduled_actions):
         for key, what, mend in _of_action(action, index, group):
             yield fault(f"scheduled_actions[{index}]{key}", what, mend)

@@ -67,6 +67,52 @@ class LaunchParameters:
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
+class Rate:
+    """So many instances, or so large a share of the group, within so long: one of `count` and `percent`."""
+
+    # The last so many seconds, at every moment anew.
+    period_seconds: Annotated[float, Field(ge=1, le=3600)]
+    # Instances.
+    count: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    # Of the size at the period's start.
+    percent: Annotated[float, Field(gt=0, le=10_000)] | None = None
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Direction:
+    """How fast policies may scale in one direction, in the terms of Kubernetes' horizontal pod autoscaler.
+
+    Orders, scheduled actions and bounds are not held, nor counted.
+    """
+
+    # How much within how long. None: as fast as policies wish.
+    rates: Annotated[tuple[Rate, ...], Field(max_length=10)] = ()
+    # Of several rates the one that lets most through (max) or least (min). disabled: policies never scale this way.
+    select: Literal["max", "min", "disabled"] = "max"
+    # Scaling in, the highest wish of so long counts; scaling out, the lowest. What the controller did not watch through
+    # holds back scaling in.
+    stabilization_window_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+
+    def said(self) -> str:
+        if self.select == "disabled":
+            return "disabled"
+        amounts = [
+            (f"{r.percent:g} %" if r.count is None else f"{r.count}", r.period_seconds) for r in self.rates
+        ]
+        return f"{self.select} of " + ", ".join(f"{amount} in {seconds:g} s" for amount, seconds in amounts)
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Behavior:
+    """Bounds on the speed of policies, for each direction."""
+
+    # See below.
+    scale_out: Direction = Direction()
+    # See below.
+    scale_in: Direction = Direction()
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Group:
     """One auto scaling group. Defaults stand here and nowhere else."""
 
@@ -84,6 +130,8 @@ class Group:
     policies: tuple[Policy, ...] = ()
     # Bounds and desired capacity by the clock. As many as EC2 allows: 125.
     scheduled_actions: Annotated[tuple[ScheduledAction, ...], Field(max_length=125)] = ()
+    # How fast policies may scale out and in, beside their own cooldowns.
+    behavior: Behavior = Behavior()
     # image: the AMI holds the agent. role: the controller runs the role monitor_agent on the new instance over ssh.
     bootstrap: Bootstrap = "image"
     # From the launch to the agent's first good sample. Then the instance is terminated and another one launched.

@@ -41,6 +41,16 @@ class Scheduled:
 
 
 @dataclass(frozen=True, slots=True)
+class WishedRange:
+    """Between which capacities the policies' wish was meanwhile; `until_at` None: it still is there."""
+
+    since_at: datetime
+    until_at: datetime | None
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchTemplate:
     """What an instance is launched from, pinned when its document was applied: equal `version`, equal template."""
 
@@ -67,7 +77,8 @@ class LaunchMemory:
 class GroupRecord:
     """A group as the store holds it. `version` counts applied documents; `image_id` was found when it was applied.
 
-    `scheduled` are those of the document's actions that were due once.
+    `scheduled` are those of the document's actions that were due once. `size_changes` are (when, by how many) policies
+    changed the size, and `wished` is what they wished, as far back as the group's `behavior` looks.
     """
 
     group: Group
@@ -80,6 +91,8 @@ class GroupRecord:
     last_changes: tuple[LastChange, ...] = ()
     launch_memory: LaunchMemory = LaunchMemory()
     scheduled: tuple[Scheduled, ...] = ()
+    size_changes: tuple[tuple[datetime, int], ...] = ()
+    wished: tuple[WishedRange, ...] = ()
 
     @property
     def min_size(self) -> int:

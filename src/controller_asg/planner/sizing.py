@@ -1,8 +1,8 @@
 """How many instances there should be, and what brings the group there.
 
 The fixed order: scheduled actions, orders of operators, mass silence, votes of the policies (with their cooldowns),
-bounds, then replacement and the launches or terminations that close the gap, held back by backoffs and
-min_healthy_percentage.
+behavior (stabilization windows, then rates), bounds, then replacement and the launches or terminations that close the
+gap, held back by backoffs and min_healthy_percentage.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Literal
 from controller_asg.model.decision import Step
 from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView
 from controller_asg.model.record import LastChange
-from controller_asg.planner import backoff, launches, rebalance, victims, zones
+from controller_asg.planner import backoff, behavior, launches, rebalance, victims, zones
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health, hold_mass_silence
 from controller_asg.planner.plan import LaunchPlan
@@ -96,8 +96,9 @@ def vote(draft: Draft) -> Wish:
     fleet = Fleet(tuple(serving), desired, warming, lead_seconds)
     wish = combine(draft.group.policies, fleet, draft.record.last_changes, draft.now, memories)
     draft.steps.extend(wish.steps)
-    if wish.capacity != desired:
-        draft.record = replace(draft.record, desired_capacity=wish.capacity)
+    capacity = behavior.held(draft, wish.capacity)
+    if capacity != desired:
+        draft.record = replace(draft.record, desired_capacity=capacity)
         apply_bounds(draft)
         if draft.record.desired_capacity != desired:
             direction = "out" if draft.record.desired_capacity > desired else "in"
@@ -108,6 +109,7 @@ def vote(draft: Draft) -> Wish:
             )
             new = tuple(LastChange(policy, direction, draft.now) for policy in wish.winners)
             draft.record = replace(draft.record, last_changes=kept + new)
+            behavior.changed(draft, desired)
     if serving:
         for policy in draft.group.policies:
             if policy.enabled and not any(

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,8 @@ SQL_EVERY = 8
 # In this share of the worlds every group has it too. Full at the calm load, so that it comes to rest soon: at max_size.
 TRACKED_SHARE = 0.25
 DEMAND_TRACKING = {"type": "demand_tracking", "full": 45, "patience_seconds": 60}
-SCHEDULED = 3  # worlds whose seed ends so have scheduled actions; the others stay as planted bugs know them
+# Worlds whose seed ends so have scheduled actions and a behavior; the others stay as planted bugs know them.
+SCHEDULED = 3
 # Lines of the product's log that only a bug of ours can cause.
 BUG_EVENTS = frozenset(
     {
@@ -319,27 +319,36 @@ class _Drama:
             "health_check_grace_period_seconds": chance.choice((0, 0, 30)),
             "min_healthy_percentage": chance.choice((0, 50, 90, 100)),
             "scheduled_actions": self._scheduled_actions(low) if self._seed % 10 == SCHEDULED else [],
+            "behavior": self._behavior() if self._seed % 10 == SCHEDULED else {},
             "rebalance_zones": chance.random() < 0.2,
             "new_instances_protected_from_scale_in": chance.random() < 0.1,
             "launch": {"image": {"id": image}, "tags": {"round": str(chance.randint(1, 2))}},
         }
 
     def _scheduled_actions(self, low: int) -> list[dict[str, Any]]:
-        """One that lasts and one that ends, until everything is to come to rest."""
+        """One that lasts and one that ends, in the first minutes of the world; on any day, for clocks step by days."""
         clockwork = self._clockwork
-        end = {"end_time": (START + timedelta(seconds=self._chaos_seconds)).isoformat()}
         return [
             {
                 "name": f"every-{minutes}",
-                "recurrence": f"*/{minutes} * * * *",
+                "recurrence": f"0-3/{minutes} {START.hour} * * *",
                 "min_size": low,
                 "max_size": low + clockwork.randint(0, 5),
                 "desired_capacity": low,
                 **({"duration_seconds": 75} if minutes == 2 else {}),
-                **end,
             }
             for minutes in (2, 3)
         ]
+
+    def _behavior(self) -> dict[str, Any]:
+        clockwork = self._clockwork
+        return {
+            way: {
+                "rates": [{"count": clockwork.randint(1, 3), "period_seconds": clockwork.choice((10, 60))}],
+                "stabilization_window_seconds": clockwork.choice((0, 15)),
+            }
+            for way in ("scale_out", "scale_in")
+        }
 
     def _ended(self, error: BaseException | None) -> None:
         self._tell("controller: killed" if error is None else f"controller: ended with {error!r}")

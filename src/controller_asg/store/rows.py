@@ -19,6 +19,7 @@ from controller_asg.model.record import (
     LaunchTemplate,
     PolicyMemories,
     Scheduled,
+    WishedRange,
 )
 from controller_asg.store.schema import from_unix_ms, to_unix_ms
 
@@ -50,10 +51,20 @@ def group_to_row(record: GroupRecord) -> Row:
             {"policy": change.policy, "direction": change.direction, "at_unix_ms": to_unix_ms(change.at)}
             for change in record.last_changes
         ],
-        # What scheduled actions did stands there too: one more key costs no migration.
+        # What scheduled actions and policies did stands there too: one more key costs no migration.
         "launch_memory": {
             **_memory_to_document(record.launch_memory),
             "scheduled": [[done.action, to_unix_ms(done.at), done.in_force] for done in record.scheduled],
+            "size_changes": [[to_unix_ms(at), change] for at, change in record.size_changes],
+            "wished": [
+                [
+                    to_unix_ms(w.since_at),
+                    None if w.until_at is None else to_unix_ms(w.until_at),
+                    w.low,
+                    w.high,
+                ]
+                for w in record.wished
+            ],
         },
     }
 
@@ -111,6 +122,13 @@ def group_from_row(row: Row) -> GroupRecord:
         scheduled=tuple(
             Scheduled(action, from_unix_ms(at), in_force)
             for action, at, in_force in row["launch_memory"].get("scheduled", ())
+        ),
+        size_changes=tuple(
+            (from_unix_ms(at), change) for at, change in row["launch_memory"].get("size_changes", ())
+        ),
+        wished=tuple(
+            WishedRange(from_unix_ms(since), None if until is None else from_unix_ms(until), low, high)
+            for since, until, low, high in row["launch_memory"].get("wished", ())
         ),
     )
 
