@@ -116,11 +116,6 @@ def test_a_reading_that_is_no_number_is_none() -> None:
     assert measure(POLICY, fleet([math.inf])) is None
 
 
-def test_scale_in_can_be_disabled() -> None:
-    group = Group(20, DemandTracking(disable_scale_in=True))
-    assert set(group.run(5.0, 7200)) == {20}
-
-
 def test_ample_headroom_is_never_less_than_lean() -> None:
     sizes = []
     for headroom in ("lean", "normal", "ample"):
