@@ -60,22 +60,25 @@ def test_a_disabled_policy_has_no_voice() -> None:
 
 def test_one_that_observes_votes_and_neither_acts_nor_objects() -> None:
     watching = Thresholds(name="watching", mode="observe")
-    wish = combine((watching,), fleet(95, 95), (), NOW)
+    wish = combine((watching,), fleet(95, 95), (), NOW, {})
     assert (wish.capacity, wish.votes[0].capacity, wish.votes[0].observed) == (2, 3, True)
     assert [step.name for step in wish.steps] == ["observe"]  # so the decision is kept
-    wish = combine((watching,), fleet(5, 5), (), NOW)
+    wish = combine((watching,), fleet(5, 5), (), NOW, {})
     assert (wish.capacity, wish.victims, wish.votes[0].victims) == (2, (), ())
-    wish = combine((HOT_OR_IDLE, replace(TRACK, mode="observe")), fleet(5, 100), (), NOW)
+    wish = combine((HOT_OR_IDLE, replace(TRACK, mode="observe")), fleet(5, 100), (), NOW, {})
     assert wish.capacity == 3
-    wish = combine((TRACK, replace(HOT_OR_IDLE, mode="observe")), fleet(20, 20), (), NOW)
+    wish = combine((TRACK, replace(HOT_OR_IDLE, mode="observe")), fleet(20, 20), (), NOW, {})
     assert (wish.capacity, wish.steps) == (1, ())
 
 
 def test_scale_in_that_is_disabled_takes_nothing_away_and_stands_in_nobodys_way() -> None:
-    alone = combine((replace(HOT_OR_IDLE, disable_scale_in=True),), fleet(5, 5), (), NOW)
+    alone = combine((replace(HOT_OR_IDLE, disable_scale_in=True),), fleet(5, 5), (), NOW, {})
     assert (alone.capacity, alone.victims) == (2, ())
     assert "scale-in is disabled" in alone.votes[0].reason
-    together = combine((HOT_OR_IDLE, replace(TRACK, disable_scale_in=True)), fleet(5, 5), (), NOW)
+    together = combine((HOT_OR_IDLE, replace(TRACK, disable_scale_in=True)), fleet(5, 5), (), NOW, {})
     assert together.capacity == 1
     # At its target it needs them all.
-    assert combine((HOT_OR_IDLE, replace(TRACK, disable_scale_in=True)), fleet(5, 115), (), NOW).capacity != 1
+    assert (
+        combine((HOT_OR_IDLE, replace(TRACK, disable_scale_in=True)), fleet(5, 115), (), NOW, {}).capacity
+        != 1
+    )

@@ -92,3 +92,10 @@ def test_a_trace_goes_in_and_a_schedule_of_the_same_length_comes_out(tmp_path: P
     path = tmp_path / "t.csv"
     path.write_text("seconds,load\n0,100\n60,300\n120,100\n")
     assert len(rehearse(demand(read_trace(path)), orders(20)).desired) == 13
+
+
+def test_a_policy_that_may_not_scale_in_does_not() -> None:
+    desired = rehearse(
+        [6.0] * 30 + [1.0] * 1000, demand_tracking(DemandTracking(disable_scale_in=True))
+    ).desired
+    assert desired == sorted(desired)
