@@ -19,7 +19,6 @@ from controller_asg.policy.demand import (
     DemandMemory,
     Forecaster,
 )
-from controller_asg.policy.readings import readings
 from controller_asg.policy.serving import Fleet
 
 FULL = 0.99  # of the metric's end: beyond it nothing more can be seen
@@ -77,7 +76,7 @@ def vote(policy: DemandTracking, memory: DemandMemory, fleet: Fleet, now: float)
 
 def measure(policy: DemandTracking, fleet: Fleet) -> Load | None:
     """None when no instance in service reports."""
-    _, values = readings(fleet.serving, policy.metric, policy.window_seconds)
+    _, values = fleet.readings(policy.metric, policy.window_seconds)
     known = [min(max(value / policy.full, 0.0), 1.0) for value in values if math.isfinite(value)]
     if not known:
         return None

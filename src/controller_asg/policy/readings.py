@@ -8,10 +8,12 @@ from controller_asg.model.instance import AgentView, Sample
 STALE_SECONDS = 5.0
 
 
-def readings(
-    serving: Sequence[AgentView], metric: str, window_seconds: float
-) -> tuple[list[str], list[float]]:
-    """(ids, values) of those that have a reading: the metric's mean over the window's samples.
+# Ids, and the values of the same instances.
+Readings = tuple[list[str], list[float]]
+
+
+def readings(serving: Sequence[AgentView], metric: str, window_seconds: float) -> Readings:
+    """Of those that have a reading: the metric's mean over the window's samples.
 
     At a window shorter than the sample interval it is the newest sample. One whose newest sample is stale, or lacks
     the metric, has no reading.

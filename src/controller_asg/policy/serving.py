@@ -1,7 +1,10 @@
 """What a policy is shown: the instances whose metrics count, and the size they are to be compared with."""
 
+from dataclasses import field
+
 from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import AgentView
+from controller_asg.policy.readings import Readings, readings
 
 LEAD_SECONDS = 120.0  # where no launch has told yet: a common AMI's boot, and its application's start
 
@@ -18,3 +21,10 @@ class Fleet:
     desired: int
     warming: int
     lead_seconds: float = LEAD_SECONDS
+    _read: dict[tuple[str, float], Readings] = field(default_factory=dict, compare=False, repr=False)
+
+    def readings(self, metric: str, window_seconds: float) -> Readings:
+        """What those serving report; two policies of one metric and window share it, so it must not be changed."""
+        if (metric, window_seconds) not in self._read:
+            self._read[metric, window_seconds] = readings(self.serving, metric, window_seconds)
+        return self._read[metric, window_seconds]

@@ -5,7 +5,7 @@ import math
 from controller_asg.model.decision import Vote
 from controller_asg.model.scaling_policy import SimpleScaling, StepAdjustment, StepScaling
 from controller_asg.policy.adjustment import adjusted
-from controller_asg.policy.readings import readings, statistic
+from controller_asg.policy.readings import statistic
 from controller_asg.policy.serving import Fleet
 
 
@@ -18,7 +18,7 @@ def vote(policy: StepScaling | SimpleScaling, fleet: Fleet) -> Vote:
 
     Source: EC2 Auto Scaling user guide, "Step and simple scaling policies": step adjustments, and instance warmup.
     """
-    _, known = readings(fleet.serving, policy.metric, policy.window_seconds)
+    _, known = fleet.readings(policy.metric, policy.window_seconds)
     if not known:
         return Vote(policy.name, None, f"no instance in service reports {policy.metric}")
     missing = len(fleet.serving) - len(known)

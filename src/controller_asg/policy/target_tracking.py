@@ -4,7 +4,7 @@ import math
 
 from controller_asg.model.decision import Vote
 from controller_asg.model.scaling_policy import TargetTracking
-from controller_asg.policy.readings import readings, statistic
+from controller_asg.policy.readings import statistic
 from controller_asg.policy.serving import Fleet
 
 
@@ -17,7 +17,7 @@ def vote(policy: TargetTracking, fleet: Fleet) -> Vote:
     Source: desired = ceil(serving x value / target), the rule of Kubernetes' horizontal pod autoscaler and, for
     scaling out, of EC2's target tracking.
     """
-    _, known = readings(fleet.serving, policy.metric, policy.window_seconds)
+    _, known = fleet.readings(policy.metric, policy.window_seconds)
     missing = len(fleet.serving) - len(known)
     if not known:
         return Vote(policy.name, None, f"no instance in service reports {policy.metric}")

@@ -2,7 +2,6 @@
 
 from controller_asg.model.decision import Vote
 from controller_asg.model.scaling_policy import Thresholds
-from controller_asg.policy.readings import readings
 from controller_asg.policy.serving import Fleet
 
 
@@ -11,7 +10,7 @@ def vote(policy: Thresholds, fleet: Fleet) -> Vote:
 
     A hot instance outweighs an idle one. The idlest instance is the victim. No reading at all: the policy abstains.
     """
-    ids, values = readings(fleet.serving, policy.metric, policy.window_seconds)
+    ids, values = fleet.readings(policy.metric, policy.window_seconds)
     if not values:
         return Vote(policy.name, None, f"no instance in service reports {policy.metric}")
     hottest, idlest = max(values), min(values)
