@@ -4,11 +4,10 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from enum import StrEnum
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +16,7 @@ from controller_asg.cli.calls import EXIT_BAD_INPUT, end
 from controller_asg.model.errors import Fault, SpecError
 
 if TYPE_CHECKING:
+    from controller_asg.model.group import Group
     from controller_asg.model.scaling_policy import DemandTracking
     from controller_asg.rehearse.figures import Figures
     from controller_asg.rehearse.load import Trace
@@ -26,23 +26,26 @@ if TYPE_CHECKING:
 OURS = "demand_tracking"
 
 
-class Against(StrEnum):
-    EC2 = "ec2"
-    EC2_HIGH_RESOLUTION = "ec2-hires"
-    EC2_PREDICTIVE = "ec2-predictive"
-    HPA = "hpa"
-    NAIVE = "naive"
-    SEED = "seed"
+# Where a group is looked for by its name alone.
+GROUP_VARS = Path("group_vars/all/groups.yml")
 
-
+# What `--against` may name beside a group, and the baseline behind it.
 BASELINE_NAMES = {
-    Against.EC2: "tt60",
-    Against.EC2_HIGH_RESOLUTION: "tt60-hires",
-    Against.EC2_PREDICTIVE: "tt60-hires+floor",
-    Against.HPA: "hpa60",
-    Against.NAIVE: "naive70",
-    Against.SEED: "threshold80/10",
+    "ec2": "tt60",
+    "ec2-hires": "tt60-hires",
+    "ec2-predictive": "tt60-hires+floor",
+    "hpa": "hpa60",
+    "naive": "naive70",
+    "seed": "threshold80/10",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is rehearsed: its name, and how a fresh one is made that tells each of its changes."""
+
+    name: str
+    follower: "Callable[[float, Callable[[int, str], None]], Follower]"
 
 
 @app.command()
@@ -54,11 +57,21 @@ def rehearse(
         ),
     ],
     group: Annotated[
-        Path | None, typer.Option(help="YAML or JSON of a group, or of its demand_tracking policy.")
+        str | None,
+        typer.Option(
+            help="FILE, FILE:GROUP, or the NAME of a group of group_vars/all/groups.yml; a file may hold a group alone,"
+            " or a demand_tracking policy alone. Left out: the default demand_tracking."
+        ),
     ] = None,
     against: Annotated[
-        list[Against] | None, typer.Option(help="Whom to compare with; may stand several times.")
+        list[str] | None,
+        typer.Option(
+            help=f"Whom to compare with: {', '.join(BASELINE_NAMES)}, or a group as in --group. May be repeated."
+        ),
     ] = None,
+    mean: Annotated[
+        float, typer.Option(min=0.01, help="Instances that the load needs on average; only its shape counts.")
+    ] = 10.0,
     delay: Annotated[float, typer.Option(min=0, help="Seconds from a launch to in service.")] = 120.0,
     capacity: Annotated[
         Path | None, typer.Option(help="Write seconds,desired,in_service there; a folder for several traces.")
@@ -69,25 +82,25 @@ def rehearse(
     picture: Annotated[Path | None, typer.Option(help="Write the plots there as PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
 ) -> None:
-    """Replay a load through demand_tracking in virtual time, and say how well the capacity followed."""
+    """Replay a load through a group in virtual time, and say how well its capacity followed."""
     from controller_asg.rehearse.figures import over_traces
     from controller_asg.rehearse.picture import terminal, write_html, write_png
     from controller_asg.rehearse.world import write_capacity
 
     try:
-        policy = _policy(group)
+        subjects = [_subject(group), *map(_compared, against or ["ec2"])]
         traces = _traces(load)
     except SpecError as error:
         end(list(error.faults), EXIT_BAD_INPUT)
     replays: list[Replay] = []
     for trace in traces:
-        replay = _replay(trace, policy, against or [Against.EC2], delay)
+        replay = _replay(trace, mean, subjects, delay)
         replays.append(replay)
         if not as_json:
             _show(trace.name, replay.figures)
         if capacity is not None:
             path = capacity / f"{trace.name}.csv" if load.is_dir() else capacity
-            _write(path, partial(write_capacity, replay.schedules[OURS]))
+            _write(path, partial(write_capacity, replay.schedules[subjects[0].name]))
     if report is not None:
         _write(report, partial(write_html, replays, delay))
     if picture is not None:
@@ -124,31 +137,28 @@ def _traces(load: Path) -> "tuple[Trace, ...]":
     raise SpecError((Fault(str(load), "is not there", mend),))
 
 
-def _replay(
-    trace: "Trace", policy: "DemandTracking", against: Sequence[Against], delay_seconds: float
-) -> "Replay":
-    from controller_asg.rehearse.baselines import BASELINES
+def _replay(trace: "Trace", mean: float, subjects: Sequence[Subject], delay_seconds: float) -> "Replay":
     from controller_asg.rehearse.figures import figures
-    from controller_asg.rehearse.follow import demand_tracking
     from controller_asg.rehearse.load import demand
     from controller_asg.rehearse.picture import Mark, Replay
     from controller_asg.rehearse.world import needs, rehearse
 
-    told: list[tuple[int, str]] = []
-    followers: dict[str, Follower] = {
-        OURS: demand_tracking(policy, delay_seconds, lambda tick, line: told.append((tick, line)))
-    }
-    for each in against:
-        followers[BASELINE_NAMES[each]] = BASELINES[BASELINE_NAMES[each]]()
-    needed = demand(trace)
+    needed = demand(trace, mean)
     need = needs(needed)
-    schedules = {name: rehearse(needed, follower, delay_seconds) for name, follower in followers.items()}
+    told: list[tuple[int, str]] = []
+    first, schedules = subjects[0].name, {}
+    for each in subjects:
+        told_before = len(told)
+        follower = each.follower(delay_seconds, lambda tick, line: told.append((tick, line)))
+        schedules[each.name] = rehearse(needed, follower, delay_seconds)
+        if each.name != first:
+            del told[told_before:]
     return Replay(
         trace.name,
         needed,
         schedules,
         {name: figures(need, schedule, delay_seconds) for name, schedule in schedules.items()},
-        [Mark(tick, schedules[OURS].desired[tick], line) for tick, line in told],
+        [Mark(tick, schedules[first].desired[tick], line) for tick, line in told],
     )
 
 
@@ -164,16 +174,53 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         end([fault], EXIT_BAD_INPUT)
 
 
-def _policy(file: Path | None) -> "DemandTracking":
-    """The file's policy, or the default one. Raises SpecError."""
-    import yaml
-    from pydantic import TypeAdapter, ValidationError
+def _compared(name: str) -> Subject:
+    """Raises SpecError."""
+    from controller_asg.rehearse.baselines import BASELINES
 
-    from controller_asg.model.faults import faults_of
+    if name not in BASELINE_NAMES:
+        return _subject(name)
+    baseline = BASELINE_NAMES[name]
+    return Subject(baseline, lambda delay_seconds, tell: BASELINES[baseline]())
+
+
+def _subject(where: str | None) -> Subject:
+    """What `--group` says. Raises SpecError."""
     from controller_asg.model.scaling_policy import DemandTracking
+    from controller_asg.rehearse.follow import demand_tracking
+    from controller_asg.rehearse.whole_group import whole_group
 
-    if file is None:
-        return DemandTracking()
+    if where is None:
+        return Subject(OURS, partial(demand_tracking, DemandTracking()))
+    file, name = _place(where)
+    document = _read(file)
+    if document.get("type") == OURS:
+        return Subject(OURS, partial(demand_tracking, _policy(document, file)))
+    groups = document.get("asg_groups")
+    if not isinstance(groups, dict):
+        groups = {name or file.stem: document}
+    name = name or (next(iter(groups)) if len(groups) == 1 else "")
+    if name not in groups:
+        known = ", ".join(map(str, groups))
+        raise SpecError(
+            (Fault(str(file), f"holds the groups {known}", f"write {file}:{known.split(',')[0]}"),)
+        )
+    group = _group(name, groups[name], str(file))
+    return Subject(where if where != str(file) else name, partial(whole_group, group))
+
+
+def _place(where: str) -> tuple[Path, str]:
+    if Path(where).exists():
+        return Path(where), ""
+    file, colon, name = where.rpartition(":")
+    if colon:
+        return Path(file), name
+    return (GROUP_VARS, where) if GROUP_VARS.exists() else (Path(where), "")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    import yaml
+
     try:
         document = yaml.safe_load(file.read_text())
     except OSError as error:
@@ -181,15 +228,43 @@ def _policy(file: Path | None) -> "DemandTracking":
         raise SpecError((fault,)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError((Fault(str(file), "is no YAML", f"mend it: {error}"),)) from error
-    policies = document.get("policies", [document]) if isinstance(document, dict) else []
-    ours = [each for each in policies if isinstance(each, dict) and each.get("type") == OURS]
-    if len(ours) != 1:
-        what = f"has {len(ours)} policies of type {OURS}"
-        raise SpecError((Fault(str(file), what, "write exactly one"),))
+    if not isinstance(document, dict):
+        raise SpecError((Fault(str(file), "holds no mapping", "write a group, or a policy"),))
+    return document
+
+
+def _policy(document: dict[str, Any], file: Path) -> "DemandTracking":
+    from pydantic import TypeAdapter, ValidationError
+
+    from controller_asg.model.faults import faults_of
+    from controller_asg.model.scaling_policy import DemandTracking
+
     try:
-        return TypeAdapter(DemandTracking).validate_json(json.dumps(ours[0]))
+        return TypeAdapter(DemandTracking).validate_json(json.dumps(document))
     except ValidationError as error:
         raise SpecError(tuple(faults_of(error, str(file), DemandTracking))) from error
+
+
+def _group(name: str, document: Any, source: str) -> "Group":
+    """A group whose image stands elsewhere (in asg_group_defaults) is as good here as any."""
+    from controller_asg.model.document import parse_groups, place
+    from controller_asg.rehearse.whole_group import METRIC
+
+    if isinstance(document, dict) and isinstance(launch := document.get("launch", {}), dict):
+        document = {**document, "launch": {"image": {"id": "ami-00000000"}, **launch}}
+    (group,) = parse_groups({name: document}, source)
+    faults = tuple(
+        Fault(
+            place(name, f"policies[{number}].metric", source),
+            f"is {policy.metric}, and a rehearsal knows {METRIC} alone",
+            "leave the policy out, or give it that metric for the rehearsal",
+        )
+        for number, policy in enumerate(group.policies)
+        if policy.metric != METRIC
+    )
+    if faults:
+        raise SpecError(faults)
+    return group
 
 
 def _show(title: str, by_policy: "Mapping[str, Figures]") -> None:

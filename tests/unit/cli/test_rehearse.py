@@ -55,18 +55,40 @@ def test_the_capacity_is_written(trace: Path, tmp_path: Path) -> None:
     assert (tmp_path / "all" / "synthetic-step.csv").exists()
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_the_policy_comes_from_a_group_or_from_a_file_of_its_own(
-    trace: Path, tmp_path: Path, whole: bool
-) -> None:
-    file = tmp_path / "group.yaml"
-    policy = "type: demand_tracking\n{0}headroom: ample\n{0}patience_seconds: 3600\n"
-    file.write_text(f"policies:\n- {policy.format('  ')}" if whole else policy.format(""))
-    patient, default = (
-        json.loads(run("--load", trace, "--json", *more).output)["together"]["demand_tracking"]["cost"]
-        for more in (("--group", file), ())
-    )
-    assert patient > default
+POLICY = "type: demand_tracking\nheadroom: ample\npatience_seconds: 3600\n"
+GROUP = """
+min_size: 1
+max_size: 100
+policies:
+- {type: demand_tracking, headroom: ample, patience_seconds: 3600}
+"""
+
+
+def cost(told: str, name: str) -> float:
+    found: float = json.loads(told)["together"][name]["cost"]
+    return found
+
+
+def test_the_policy_may_stand_alone(trace: Path, tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(POLICY)
+    patient = run("--load", trace, "--json", "--group", file).output
+    assert cost(patient, "demand_tracking") > cost(run("--load", trace, "--json").output, "demand_tracking")
+
+
+def test_a_whole_group_is_rehearsed_and_held_against_another(trace: Path, tmp_path: Path) -> None:
+    file, many, out = (tmp_path / name for name in ("web.yaml", "groups.yaml", "out.html"))
+    file.write_text(GROUP)
+    capped = "{min_size: 3, max_size: 12, policies: [{type: thresholds}]}"
+    many.write_text(f"asg_groups:\n  web: {capped}\n  other: {capped}\n")
+    told = run("--load", trace, "--group", file, "--against", f"{many}:other", "--json", "--report", out)
+    capped_figures = json.loads(told.output)["together"][f"{many}:other"]
+    assert capped_figures["mean_in_service"] <= 12
+    assert cost(told.output, "web") > capped_figures["cost"]
+    assert "demand_tracking: demand " in out.read_text()  # the group's own decisions
+    refused = run("--load", trace, "--group", many)
+    assert refused.exit_code == 2
+    assert f"holds the groups web, other; write {many}:web" in "".join(refused.output.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -76,16 +98,21 @@ def test_the_policy_comes_from_a_group_or_from_a_file_of_its_own(
             "type: demand_tracking\nheadroom: lots\n",
             "headroom: 'lots' is not known; write lean, normal or ample",
         ),
-        ("policies: []\n", "has 0 policies of type demand_tracking; write exactly one"),
         ("{", "is no YAML"),
+        ("[]", "holds no mapping"),
+        ("{min_size: 4, max_size: 3}", "asg_groups.group.max_size: 3 is below min_size 4"),
+        (
+            "{min_size: 1, max_size: 3, policies: [{type: thresholds, metric: load1}]}",
+            "group.policies[0].metric: is load1, and a rehearsal knows cpu_percent alone",
+        ),
     ],
 )
-def test_a_bad_policy_is_told_with_its_place(trace: Path, tmp_path: Path, text: str, told: str) -> None:
+def test_a_bad_group_is_told_with_its_place(trace: Path, tmp_path: Path, text: str, told: str) -> None:
     file = tmp_path / "group.yaml"
     file.write_text(text)
     result = run("--load", trace, "--group", file)
     assert result.exit_code == 2
-    assert told in result.output
+    assert told in " ".join(result.output.split())
 
 
 def test_a_bad_trace_is_told_with_file_and_line(tmp_path: Path) -> None:
