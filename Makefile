@@ -43,7 +43,7 @@ types: setup
 # Without what starts a process for each test.
 fast: setup
 	@$(RUN) $(PY) -m pytest -q -n 2 -m "not process" tests/unit
-	@$(RUN) controller-asg simulate --seeds 100
+	@$(RUN) controller-asg simulate --seeds 200
 
 unit: setup
 	@$(RUN) $(PY) -m pytest -q -n 2 tests/unit

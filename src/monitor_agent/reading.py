@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from asg.monitor.v1 import monitor_pb2
 
+# A thread more or fewer on a CPU is noise, but where they wait.
+QUEUE_STEP = 1.0
 # An idle machine's load average never rests; 0.05 of a CPU is below what any policy acts on.
 LOAD_STEP = 0.05
 PERCENT_STEP = 1.0
@@ -20,6 +22,7 @@ class MachineReading:
     sampled_unix_ms: int
     cpu_percent: float | None = None
     load1_per_cpu: float | None = None
+    run_queue_per_cpu: float | None = None
     memory_percent: float | None = None
     disk_percent: float | None = None
     network_in_bytes_per_second: float | None = None
@@ -38,7 +41,7 @@ PERCENTS = (
     "pressure_io_percent",
 )
 BYTES = ("network_in_bytes_per_second", "network_out_bytes_per_second")
-MACHINE_METRICS = ("load1_per_cpu", *PERCENTS, *BYTES)
+MACHINE_METRICS = ("load1_per_cpu", "run_queue_per_cpu", *PERCENTS, *BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def moved(before: Reading, after: Reading) -> bool:
     if before.overridden != after.overridden or before.application != after.application:
         return True
     steps = [(name, PERCENT_STEP) for name in PERCENTS]
-    steps.append(("load1_per_cpu", LOAD_STEP))
+    steps += [("load1_per_cpu", LOAD_STEP), ("run_queue_per_cpu", QUEUE_STEP)]
     for name in BYTES:
         value: float | None = getattr(before.machine, name)
         steps.append((name, max(BYTES_FLOOR_PER_SECOND, (value or 0.0) * BYTES_STEP_RATIO)))
@@ -72,6 +75,7 @@ def to_sample(reading: Reading, sequence: int) -> monitor_pb2.Sample:
         sampled_unix_ms=machine.sampled_unix_ms,
         cpu_percent=machine.cpu_percent,
         load1_per_cpu=machine.load1_per_cpu,
+        run_queue_per_cpu=machine.run_queue_per_cpu,
         memory_percent=machine.memory_percent,
         disk_percent=machine.disk_percent,
         network_in_bytes_per_second=machine.network_in_bytes_per_second,

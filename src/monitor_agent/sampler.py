@@ -74,12 +74,13 @@ class ProcReader:
 
     def read(self) -> MachineReading:
         """A reading now; what needs two readings (CPU, network) is absent in the first."""
-        stat = self._stat.read()
+        stat, loadavg = self._stat.read(), self._loadavg.read()
         arrived, left = self._bytes_per_second(self._network.read())
         return MachineReading(
             sampled_unix_ms=self._unix_ms(),
             cpu_percent=self._cpu_percent(stat),
-            load1_per_cpu=load1_per_cpu(self._loadavg.read(), stat),
+            load1_per_cpu=load1_per_cpu(loadavg, stat),
+            run_queue_per_cpu=run_queue_per_cpu(loadavg, stat),
             memory_percent=memory_percent(self._meminfo.read()),
             disk_percent=self._disk_percent(),
             network_in_bytes_per_second=arrived,
@@ -198,6 +199,19 @@ def load1_per_cpu(loadavg: str | None, stat: str | None) -> float | None:
         return None
     with contextlib.suppress(ValueError, IndexError):
         return float(loadavg.split()[0]) / cpus
+    return None
+
+
+def run_queue_per_cpu(loadavg: str | None, stat: str | None) -> float | None:
+    """Threads that run or wait for a CPU now, over the CPUs; the one that reads this is not counted (proc(5), loadavg).
+
+    A busy share ends at 100 %, and says nothing of the demand above it; this goes on.
+    """
+    cpus = (stat or "").count("\ncpu")
+    if not loadavg or not cpus:
+        return None
+    with contextlib.suppress(ValueError, IndexError):
+        return max(0, int(loadavg.split()[3].partition("/")[0]) - 1) / cpus
     return None
 
 

@@ -47,7 +47,12 @@ PERCENTS = (
     "pressure_memory_percent",
     "pressure_io_percent",
 )
-AMOUNTS = ("load1_per_cpu", "network_in_bytes_per_second", "network_out_bytes_per_second")
+AMOUNTS = (
+    "load1_per_cpu",
+    "run_queue_per_cpu",
+    "network_in_bytes_per_second",
+    "network_out_bytes_per_second",
+)
 
 END_CODES = {
     EndReason.REPLACED: grpc.StatusCode.ABORTED,

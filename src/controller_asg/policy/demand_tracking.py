@@ -22,8 +22,10 @@ from controller_asg.policy.demand import (
 from controller_asg.policy.serving import Fleet
 
 FULL = 0.99  # of the metric's end: beyond it nothing more can be seen
-# Instances that are full all of a sudden may have met any demand: five times the one of a minute ago is provided for,
-# with the headroom there is, up to that of a policy that has learnt nothing.
+# What goes on where cpu_percent ends. Counted at one moment, so more than BOLD is taken for a burst.
+QUEUE = {"cpu_percent": "run_queue_per_cpu"}
+# Instances that are full all of a sudden, of which nobody knows what waits, may have met any demand: five times the one
+# of a minute ago is provided for, with the headroom there is, up to that of a policy that has learnt nothing.
 BOLD, SUDDEN = 5.0, 1.04
 FULL_STILL = 1.4  # of those in service, where the load came slowly, so that its trend is known
 EXTRA = 0.04  # on each change, so that the next one comes later
@@ -40,12 +42,16 @@ PRICES = {"lean": 25.0, "normal": 50.0, "ample": 150.0}
 
 
 class Load(NamedTuple):
-    """What a pass read: the demand of those that report, in instances, and how many are `serving` and `silent`."""
+    """What a pass read: the demand of those that report, in instances, and how many are `serving` and `silent`.
+
+    `clipped`: they are full, so the demand is at least so much. `queued`: with what waits, where that can be seen.
+    """
 
     demand: float
     serving: int
     silent: int
     clipped: bool
+    queued: float | None = None
 
 
 class Wish(NamedTuple):
@@ -81,7 +87,12 @@ def measure(policy: DemandTracking, fleet: Fleet) -> Load | None:
     if not known:
         return None
     demand = math.fsum(known)
-    return Load(demand, len(fleet.serving), len(fleet.serving) - len(known), demand >= FULL * len(known))
+    load = Load(demand, len(fleet.serving), len(fleet.serving) - len(known), demand >= FULL * len(known))
+    if load.clipped and policy.metric in QUEUE:
+        _, queues = fleet.readings(QUEUE[policy.metric], policy.window_seconds)
+        if len(queues) == len(known):
+            return load._replace(queued=math.fsum(min(max(queue, 1.0), BOLD) for queue in queues))
+    return load
 
 
 def decide(
@@ -103,10 +114,13 @@ def decide(
     # What was launched for the last one is on its way, and nothing new is known until it serves.
     bold = load.clipped and (not warming or not was_clipped)
     if bold:
-        before = memory.before()
-        sudden = load.demand >= SUDDEN * before
-        roomy_before = before * min(memory.chosen.headroom, 1 + UNLEARNT_HEADROOM)
-        wanted = max(wanted, FULL_STILL * load.demand, BOLD * roomy_before if sudden else 0.0)
+        room = min(memory.chosen.headroom, 1 + UNLEARNT_HEADROOM)
+        if load.queued is not None:
+            seen = load.queued * room
+        else:
+            before = memory.before()
+            seen = BOLD * before * room if load.demand >= SUDDEN * before else 0.0
+        wanted = max(wanted, FULL_STILL * load.demand, seen)
     roomy = max(1, math.ceil(wanted * (1 + EXTRA) - ROUNDING))
     rested = _note(memory, now, roomy + load.silent, policy.patience_seconds)
     waking = wanted
@@ -153,7 +167,8 @@ def explain(memory: DemandMemory, load: Load, wish: Wish, desired: int, lead_sec
     if wish.season:
         parts.append(f"season foretells {memory.seasonal.foretold:.1f}")
     if wish.bold:
-        parts.append("full, so the demand is unknown: a bold step")
+        known = "unknown" if load.queued is None else f"{load.queued:.1f} with what waits"
+        parts.append(f"full, so the demand is {known}: a bold step")
     held = f", {wish.held}" if wish.held else ""
     parts.append(f"wants {wish.wanted:.1f}, {desired} -> {wish.capacity}{held}")
     return "; ".join(parts)

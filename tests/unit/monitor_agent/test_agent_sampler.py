@@ -37,6 +37,7 @@ def test_the_first_reading_has_no_cpu_and_no_network(reader: ProcReader) -> None
     assert reading.sampled_unix_ms == 1_700_000_000_000
     assert reading.memory_percent == pytest.approx(25)
     assert reading.load1_per_cpu == pytest.approx(0.25)
+    assert reading.run_queue_per_cpu == 0  # the one that runs is the reader
     assert reading.disk_percent is not None
 
 
@@ -109,7 +110,15 @@ def test_garbage_in_proc_is_absence(proc: FakeProc, garbage: str) -> None:
         reading = reader.read()
     assert reading.cpu_percent is None
     assert reading.load1_per_cpu is None
+    assert reading.run_queue_per_cpu is None
     assert reading.memory_percent is None
+
+
+def test_the_run_queue_is_who_runs_or_waits_for_each_cpu(reader: ProcReader, proc: FakeProc) -> None:
+    proc.write("loadavg", "0.50 0.40 0.30 7/100 1234\n")
+    assert reader.read().run_queue_per_cpu == 3  # two CPUs
+    proc.write("loadavg", "0.50 0.40 0.30\n")
+    assert reader.read().run_queue_per_cpu is None
 
 
 def test_a_missing_proc_is_absence(proc: FakeProc) -> None:

@@ -219,3 +219,16 @@ def test_the_memory_is_bounded() -> None:
         now += 0.05
         decide(POLICY, memory, Load(5.0, 10, 0, False), 10, 0, now, LEAD_SECONDS)
     assert len(memory.recent) < 20
+
+
+@pytest.mark.parametrize(("queue", "capacity"), [(1.0, 15), (3.2, 40), (40.0, 63)])
+def test_what_waits_for_a_full_cpu_sizes_the_step(queue: float, capacity: int) -> None:
+    """Ten instances that were at 60 % are full. Without a run queue the demand is guessed to be five times as large."""
+    memory = DemandMemory()
+    for second in range(600):
+        decide(POLICY, memory, Load(6.0, 10, 0, False), 10, 0, BEGIN + second, LEAD_SECONDS)
+    values = {"cpu_percent": 100.0, "run_queue_per_cpu": queue}
+    members = tuple(AgentView(f"i-{n}", 0.5, samples=(Sample(-0.5, values),)) for n in range(10))
+    voted = vote(POLICY, memory, Fleet(members, 10, 0), BEGIN + 600)
+    assert voted.capacity == capacity
+    assert f"{min(queue, 5) * 10:.1f} with what waits: a bold step" in voted.reason

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61sg/monitor/v1/monitor.proto\x12\x0e\x61sg.monitor.v1\"\xbb\x05\n\x06Sample\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x17\n\x0fsampled_unix_ms\x18\x02 \x01(\x03\x12\x18\n\x0b\x63pu_percent\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rload1_per_cpu\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0ememory_percent\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0c\x64isk_percent\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12(\n\x1bnetwork_in_bytes_per_second\x18\x07 \x01(\x01H\x04\x88\x01\x01\x12)\n\x1cnetwork_out_bytes_per_second\x18\x08 \x01(\x01H\x05\x88\x01\x01\x12!\n\x14pressure_cpu_percent\x18\t \x01(\x01H\x06\x88\x01\x01\x12$\n\x17pressure_memory_percent\x18\n \x01(\x01H\x07\x88\x01\x01\x12 \n\x13pressure_io_percent\x18\x0b \x01(\x01H\x08\x88\x01\x01\x12<\n\x0b\x61pplication\x18\x0c \x03(\x0b\x32\'.asg.monitor.v1.Sample.ApplicationEntry\x12\x12\n\noverridden\x18\r \x01(\x08\x1a\x32\n\x10\x41pplicationEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_cpu_percentB\x10\n\x0e_load1_per_cpuB\x11\n\x0f_memory_percentB\x0f\n\r_disk_percentB\x1e\n\x1c_network_in_bytes_per_secondB\x1f\n\x1d_network_out_bytes_per_secondB\x17\n\x15_pressure_cpu_percentB\x1a\n\x18_pressure_memory_percentB\x16\n\x14_pressure_io_percent\"\r\n\x0bPingRequest\"T\n\x0cPingResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x18\n\x10\x61nswered_unix_ms\x18\x02 \x01(\x03\x12\x15\n\ragent_version\x18\x03 \x01(\t\"\x13\n\x11GetMetricsRequest\"<\n\x12GetMetricsResponse\x12&\n\x06sample\x18\x01 \x01(\x0b\x32\x16.asg.monitor.v1.Sample\"^\n\x10SetMetricRequest\x12\x18\n\x0b\x63pu_percent\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07seconds\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_cpu_percentB\n\n\x08_seconds\"\x13\n\x11SetMetricResponse\"7\n\x0c\x44rainRequest\x12\x17\n\x0ftimeout_seconds\x18\x01 \x01(\x01\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\rDrainResponse\x12\x10\n\x08\x64raining\x18\x01 \x01(\x08\x32\xc0\x02\n\x0eMonitorService\x12\x41\n\x04Ping\x12\x1b.asg.monitor.v1.PingRequest\x1a\x1c.asg.monitor.v1.PingResponse\x12S\n\nGetMetrics\x12!.asg.monitor.v1.GetMetricsRequest\x1a\".asg.monitor.v1.GetMetricsResponse\x12P\n\tSetMetric\x12 .asg.monitor.v1.SetMetricRequest\x1a!.asg.monitor.v1.SetMetricResponse\x12\x44\n\x05\x44rain\x12\x1c.asg.monitor.v1.DrainRequest\x1a\x1d.asg.monitor.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61sg/monitor/v1/monitor.proto\x12\x0e\x61sg.monitor.v1\"\xf1\x05\n\x06Sample\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x17\n\x0fsampled_unix_ms\x18\x02 \x01(\x03\x12\x18\n\x0b\x63pu_percent\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rload1_per_cpu\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0ememory_percent\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0c\x64isk_percent\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12(\n\x1bnetwork_in_bytes_per_second\x18\x07 \x01(\x01H\x04\x88\x01\x01\x12)\n\x1cnetwork_out_bytes_per_second\x18\x08 \x01(\x01H\x05\x88\x01\x01\x12!\n\x14pressure_cpu_percent\x18\t \x01(\x01H\x06\x88\x01\x01\x12$\n\x17pressure_memory_percent\x18\n \x01(\x01H\x07\x88\x01\x01\x12 \n\x13pressure_io_percent\x18\x0b \x01(\x01H\x08\x88\x01\x01\x12<\n\x0b\x61pplication\x18\x0c \x03(\x0b\x32\'.asg.monitor.v1.Sample.ApplicationEntry\x12\x12\n\noverridden\x18\r \x01(\x08\x12\x1e\n\x11run_queue_per_cpu\x18\x0e \x01(\x01H\t\x88\x01\x01\x1a\x32\n\x10\x41pplicationEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_cpu_percentB\x10\n\x0e_load1_per_cpuB\x11\n\x0f_memory_percentB\x0f\n\r_disk_percentB\x1e\n\x1c_network_in_bytes_per_secondB\x1f\n\x1d_network_out_bytes_per_secondB\x17\n\x15_pressure_cpu_percentB\x1a\n\x18_pressure_memory_percentB\x16\n\x14_pressure_io_percentB\x14\n\x12_run_queue_per_cpu\"\r\n\x0bPingRequest\"T\n\x0cPingResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x18\n\x10\x61nswered_unix_ms\x18\x02 \x01(\x03\x12\x15\n\ragent_version\x18\x03 \x01(\t\"\x13\n\x11GetMetricsRequest\"<\n\x12GetMetricsResponse\x12&\n\x06sample\x18\x01 \x01(\x0b\x32\x16.asg.monitor.v1.Sample\"^\n\x10SetMetricRequest\x12\x18\n\x0b\x63pu_percent\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07seconds\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_cpu_percentB\n\n\x08_seconds\"\x13\n\x11SetMetricResponse\"7\n\x0c\x44rainRequest\x12\x17\n\x0ftimeout_seconds\x18\x01 \x01(\x01\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\rDrainResponse\x12\x10\n\x08\x64raining\x18\x01 \x01(\x08\x32\xc0\x02\n\x0eMonitorService\x12\x41\n\x04Ping\x12\x1b.asg.monitor.v1.PingRequest\x1a\x1c.asg.monitor.v1.PingResponse\x12S\n\nGetMetrics\x12!.asg.monitor.v1.GetMetricsRequest\x1a\".asg.monitor.v1.GetMetricsResponse\x12P\n\tSetMetric\x12 .asg.monitor.v1.SetMetricRequest\x1a!.asg.monitor.v1.SetMetricResponse\x12\x44\n\x05\x44rain\x12\x1c.asg.monitor.v1.DrainRequest\x1a\x1d.asg.monitor.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLE_APPLICATIONENTRY']._loaded_options = None
   _globals['_SAMPLE_APPLICATIONENTRY']._serialized_options = b'8\001'
   _globals['_SAMPLE']._serialized_start=49
-  _globals['_SAMPLE']._serialized_end=748
-  _globals['_SAMPLE_APPLICATIONENTRY']._serialized_start=486
-  _globals['_SAMPLE_APPLICATIONENTRY']._serialized_end=536
-  _globals['_PINGREQUEST']._serialized_start=750
-  _globals['_PINGREQUEST']._serialized_end=763
-  _globals['_PINGRESPONSE']._serialized_start=765
-  _globals['_PINGRESPONSE']._serialized_end=849
-  _globals['_GETMETRICSREQUEST']._serialized_start=851
-  _globals['_GETMETRICSREQUEST']._serialized_end=870
-  _globals['_GETMETRICSRESPONSE']._serialized_start=872
-  _globals['_GETMETRICSRESPONSE']._serialized_end=932
-  _globals['_SETMETRICREQUEST']._serialized_start=934
-  _globals['_SETMETRICREQUEST']._serialized_end=1028
-  _globals['_SETMETRICRESPONSE']._serialized_start=1030
-  _globals['_SETMETRICRESPONSE']._serialized_end=1049
-  _globals['_DRAINREQUEST']._serialized_start=1051
-  _globals['_DRAINREQUEST']._serialized_end=1106
-  _globals['_DRAINRESPONSE']._serialized_start=1108
-  _globals['_DRAINRESPONSE']._serialized_end=1141
-  _globals['_MONITORSERVICE']._serialized_start=1144
-  _globals['_MONITORSERVICE']._serialized_end=1464
+  _globals['_SAMPLE']._serialized_end=802
+  _globals['_SAMPLE_APPLICATIONENTRY']._serialized_start=518
+  _globals['_SAMPLE_APPLICATIONENTRY']._serialized_end=568
+  _globals['_PINGREQUEST']._serialized_start=804
+  _globals['_PINGREQUEST']._serialized_end=817
+  _globals['_PINGRESPONSE']._serialized_start=819
+  _globals['_PINGRESPONSE']._serialized_end=903
+  _globals['_GETMETRICSREQUEST']._serialized_start=905
+  _globals['_GETMETRICSREQUEST']._serialized_end=924
+  _globals['_GETMETRICSRESPONSE']._serialized_start=926
+  _globals['_GETMETRICSRESPONSE']._serialized_end=986
+  _globals['_SETMETRICREQUEST']._serialized_start=988
+  _globals['_SETMETRICREQUEST']._serialized_end=1082
+  _globals['_SETMETRICRESPONSE']._serialized_start=1084
+  _globals['_SETMETRICRESPONSE']._serialized_end=1103
+  _globals['_DRAINREQUEST']._serialized_start=1105
+  _globals['_DRAINREQUEST']._serialized_end=1160
+  _globals['_DRAINRESPONSE']._serialized_start=1162
+  _globals['_DRAINRESPONSE']._serialized_end=1195
+  _globals['_MONITORSERVICE']._serialized_start=1198
+  _globals['_MONITORSERVICE']._serialized_end=1518
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,7 @@ class Sample(_message.Message):
     PRESSURE_IO_PERCENT_FIELD_NUMBER: _builtins.int
     APPLICATION_FIELD_NUMBER: _builtins.int
     OVERRIDDEN_FIELD_NUMBER: _builtins.int
+    RUN_QUEUE_PER_CPU_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts up by one within a session. A gap means samples were dropped, not that the instance was idle."""
     sampled_unix_ms: _builtins.int
@@ -78,6 +79,8 @@ class Sample(_message.Message):
     pressure_io_percent: _builtins.float
     overridden: _builtins.bool
     """True while SetMetric (or POST /set-metric) overrides cpu_percent."""
+    run_queue_per_cpu: _builtins.float
+    """Threads that run or wait for a CPU at this moment, the agent's own left out, over the number of CPUs."""
     @_builtins.property
     def application(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The application's own metrics by OpenMetrics name. More than 64 end the session with INVALID_ARGUMENT."""
@@ -98,10 +101,11 @@ class Sample(_message.Message):
         pressure_io_percent: _builtins.float | None = ...,
         application: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         overridden: _builtins.bool = ...,
+        run_queue_per_cpu: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_disk_percent", b"_disk_percent", "_load1_per_cpu", b"_load1_per_cpu", "_memory_percent", b"_memory_percent", "_network_in_bytes_per_second", b"_network_in_bytes_per_second", "_network_out_bytes_per_second", b"_network_out_bytes_per_second", "_pressure_cpu_percent", b"_pressure_cpu_percent", "_pressure_io_percent", b"_pressure_io_percent", "_pressure_memory_percent", b"_pressure_memory_percent", "cpu_percent", b"cpu_percent", "disk_percent", b"disk_percent", "load1_per_cpu", b"load1_per_cpu", "memory_percent", b"memory_percent", "network_in_bytes_per_second", b"network_in_bytes_per_second", "network_out_bytes_per_second", b"network_out_bytes_per_second", "pressure_cpu_percent", b"pressure_cpu_percent", "pressure_io_percent", b"pressure_io_percent", "pressure_memory_percent", b"pressure_memory_percent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_disk_percent", b"_disk_percent", "_load1_per_cpu", b"_load1_per_cpu", "_memory_percent", b"_memory_percent", "_network_in_bytes_per_second", b"_network_in_bytes_per_second", "_network_out_bytes_per_second", b"_network_out_bytes_per_second", "_pressure_cpu_percent", b"_pressure_cpu_percent", "_pressure_io_percent", b"_pressure_io_percent", "_pressure_memory_percent", b"_pressure_memory_percent", "_run_queue_per_cpu", b"_run_queue_per_cpu", "cpu_percent", b"cpu_percent", "disk_percent", b"disk_percent", "load1_per_cpu", b"load1_per_cpu", "memory_percent", b"memory_percent", "network_in_bytes_per_second", b"network_in_bytes_per_second", "network_out_bytes_per_second", b"network_out_bytes_per_second", "pressure_cpu_percent", b"pressure_cpu_percent", "pressure_io_percent", b"pressure_io_percent", "pressure_memory_percent", b"pressure_memory_percent", "run_queue_per_cpu", b"run_queue_per_cpu"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_disk_percent", b"_disk_percent", "_load1_per_cpu", b"_load1_per_cpu", "_memory_percent", b"_memory_percent", "_network_in_bytes_per_second", b"_network_in_bytes_per_second", "_network_out_bytes_per_second", b"_network_out_bytes_per_second", "_pressure_cpu_percent", b"_pressure_cpu_percent", "_pressure_io_percent", b"_pressure_io_percent", "_pressure_memory_percent", b"_pressure_memory_percent", "application", b"application", "cpu_percent", b"cpu_percent", "disk_percent", b"disk_percent", "load1_per_cpu", b"load1_per_cpu", "memory_percent", b"memory_percent", "network_in_bytes_per_second", b"network_in_bytes_per_second", "network_out_bytes_per_second", b"network_out_bytes_per_second", "overridden", b"overridden", "pressure_cpu_percent", b"pressure_cpu_percent", "pressure_io_percent", b"pressure_io_percent", "pressure_memory_percent", b"pressure_memory_percent", "sampled_unix_ms", b"sampled_unix_ms", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent", "_disk_percent", b"_disk_percent", "_load1_per_cpu", b"_load1_per_cpu", "_memory_percent", b"_memory_percent", "_network_in_bytes_per_second", b"_network_in_bytes_per_second", "_network_out_bytes_per_second", b"_network_out_bytes_per_second", "_pressure_cpu_percent", b"_pressure_cpu_percent", "_pressure_io_percent", b"_pressure_io_percent", "_pressure_memory_percent", b"_pressure_memory_percent", "_run_queue_per_cpu", b"_run_queue_per_cpu", "application", b"application", "cpu_percent", b"cpu_percent", "disk_percent", b"disk_percent", "load1_per_cpu", b"load1_per_cpu", "memory_percent", b"memory_percent", "network_in_bytes_per_second", b"network_in_bytes_per_second", "network_out_bytes_per_second", b"network_out_bytes_per_second", "overridden", b"overridden", "pressure_cpu_percent", b"pressure_cpu_percent", "pressure_io_percent", b"pressure_io_percent", "pressure_memory_percent", b"pressure_memory_percent", "run_queue_per_cpu", b"run_queue_per_cpu", "sampled_unix_ms", b"sampled_unix_ms", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_percent: _TypeAlias = _typing.Literal["cpu_percent"]  # noqa: Y015
     _WhichOneofArgType__cpu_percent: _TypeAlias = _typing.Literal["_cpu_percent", b"_cpu_percent"]  # noqa: Y015
@@ -121,6 +125,8 @@ class Sample(_message.Message):
     _WhichOneofArgType__pressure_io_percent: _TypeAlias = _typing.Literal["_pressure_io_percent", b"_pressure_io_percent"]  # noqa: Y015
     _WhichOneofReturnType__pressure_memory_percent: _TypeAlias = _typing.Literal["pressure_memory_percent"]  # noqa: Y015
     _WhichOneofArgType__pressure_memory_percent: _TypeAlias = _typing.Literal["_pressure_memory_percent", b"_pressure_memory_percent"]  # noqa: Y015
+    _WhichOneofReturnType__run_queue_per_cpu: _TypeAlias = _typing.Literal["run_queue_per_cpu"]  # noqa: Y015
+    _WhichOneofArgType__run_queue_per_cpu: _TypeAlias = _typing.Literal["_run_queue_per_cpu", b"_run_queue_per_cpu"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_percent) -> _WhichOneofReturnType__cpu_percent | None: ...
     @_typing.overload
@@ -139,6 +145,8 @@ class Sample(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure_io_percent) -> _WhichOneofReturnType__pressure_io_percent | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure_memory_percent) -> _WhichOneofReturnType__pressure_memory_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_queue_per_cpu) -> _WhichOneofReturnType__run_queue_per_cpu | None: ...
 
 Global___Sample: _TypeAlias = Sample  # noqa: Y015
 
