@@ -1,7 +1,9 @@
 """One deployed system for all end-to-end tests: a lab of its own, beside any other, and site.yml run on it."""
 
+import contextlib
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Generator, Iterator
 
 import pytest
 from asg_lab.deployment import Deployment, wait_until
@@ -33,6 +35,22 @@ GROUPS = {
         "launch": {"tags": {"team": "blue"}},
     },
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what the controller did meanwhile: its machine is gone by the end of the run."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("deployment")
+    if report.failed and lab is not None:
+        journal = ("journalctl", "-u", "controller-asg", "-n", "80", "--no-pager")
+        with contextlib.suppress(LookupError, subprocess.SubprocessError):
+            report.sections.append(
+                ("the controller's journal", lab.execute(lab.controller_id, *journal).stdout)
+            )
+    return report
 
 
 @pytest.fixture(scope="session")
