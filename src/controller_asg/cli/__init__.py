@@ -14,6 +14,7 @@ def main() -> None:
     # Their commands join the others.
     from controller_asg.cli import rehearse as _rehearse  # noqa: F401
     from controller_asg.cli import simulate as _simulate  # noqa: F401
+    from controller_asg.cli import tune as _tune  # noqa: F401
     from controller_asg.cli.app import app
 
     app(prog_name="controller-asg")

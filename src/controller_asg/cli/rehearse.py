@@ -89,7 +89,7 @@ def rehearse(
 
     try:
         subjects = [_subject(group), *map(_compared, against or ["ec2"])]
-        traces = _traces(load)
+        traces = named_traces(load)
     except SpecError as error:
         end(list(error.faults), EXIT_BAD_INPUT)
     replays: list[Replay] = []
@@ -124,8 +124,8 @@ def rehearse(
             typer.echo(terminal(replays[0], colour=sys.stdout.isatty()))
 
 
-def _traces(load: Path) -> "tuple[Trace, ...]":
-    """Raises SpecError."""
+def named_traces(load: Path) -> "tuple[Trace, ...]":
+    """What `--load` names. Raises SpecError."""
     from controller_asg.rehearse.generate import SHAPES, generate
     from controller_asg.rehearse.load import read_traces
 
@@ -185,17 +185,27 @@ def _compared(name: str) -> Subject:
 
 
 def _subject(where: str | None) -> Subject:
-    """What `--group` says. Raises SpecError."""
+    """Raises SpecError."""
     from controller_asg.model.scaling_policy import DemandTracking
     from controller_asg.rehearse.follow import demand_tracking
     from controller_asg.rehearse.whole_group import whole_group
 
+    name, found = policy_or_group(where)
+    if isinstance(found, DemandTracking):
+        return Subject(name, partial(demand_tracking, found))
+    return Subject(name, partial(whole_group, found))
+
+
+def policy_or_group(where: str | None) -> "tuple[str, DemandTracking | Group]":
+    """What `--group` says, and its name. Raises SpecError."""
+    from controller_asg.model.scaling_policy import DemandTracking
+
     if where is None:
-        return Subject(OURS, partial(demand_tracking, DemandTracking()))
+        return OURS, DemandTracking()
     file, name = _place(where)
     document = _read(file)
     if document.get("type") == OURS:
-        return Subject(OURS, partial(demand_tracking, _policy(document, file)))
+        return OURS, _policy(document, file)
     groups = document.get("asg_groups")
     if not isinstance(groups, dict):
         groups = {name or file.stem: document}
@@ -206,7 +216,7 @@ def _subject(where: str | None) -> Subject:
             (Fault(str(file), f"holds the groups {known}", f"write {file}:{known.split(',')[0]}"),)
         )
     group = _group(name, groups[name], str(file))
-    return Subject(where if where != str(file) else name, partial(whole_group, group))
+    return where if where != str(file) else name, group
 
 
 def _place(where: str) -> tuple[Path, str]:
