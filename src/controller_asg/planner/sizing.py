@@ -80,11 +80,13 @@ def vote(draft: Draft) -> Wish:
     """Let the policies vote, and take their wish as far as the bounds allow."""
     warming = len(draft.pending()) + len(draft.launching())
     warm_at = draft.now - timedelta(seconds=draft.group.default_instance_warmup_seconds)
-    verdicts, serving = draft.verdicts, []
+    verdicts, serving, fresh = draft.verdicts, [], []
     for member in draft.serving():
         instance, agent = member.instance, member.agent
         if instance.in_service_at is not None and instance.in_service_at > warm_at:
             warming += 1
+            if agent is not None:
+                fresh.append(agent)
         elif agent is not None and instance.instance_id not in verdicts:
             serving.append(agent)
         elif draft.verdict(member).health is not Health.UNHEALTHY:
@@ -93,7 +95,7 @@ def vote(draft: Draft) -> Wish:
     desired = draft.record.desired_capacity
     memories = draft.snapshot.memories
     lead_seconds = _lead_seconds(draft) if memories else LEAD_SECONDS
-    fleet = Fleet(tuple(serving), desired, warming, lead_seconds)
+    fleet = Fleet(tuple(serving), desired, warming, lead_seconds, tuple(fresh))
     wish = combine(draft.group.policies, fleet, draft.record.last_changes, draft.now, memories)
     draft.steps.extend(wish.steps)
     capacity = behavior.held(draft, wish.capacity)

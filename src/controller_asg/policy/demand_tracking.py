@@ -19,6 +19,7 @@ from controller_asg.policy.demand import (
     DemandMemory,
     Forecaster,
 )
+from controller_asg.policy.readings import readings
 from controller_asg.policy.serving import Fleet
 
 FULL = 0.99  # of the metric's end: beyond it nothing more can be seen
@@ -81,18 +82,25 @@ def vote(policy: DemandTracking, memory: DemandMemory, fleet: Fleet, now: float)
 
 
 def measure(policy: DemandTracking, fleet: Fleet) -> Load | None:
-    """None when no instance in service reports."""
+    """None when no instance past its warmup reports.
+
+    One in its warmup counts with what it says, and with no more than the others' mean: it may be busy with itself.
+    """
     _, values = fleet.readings(policy.metric, policy.window_seconds)
     known = [min(max(value / policy.full, 0.0), 1.0) for value in values if math.isfinite(value)]
     if not known:
         return None
-    demand = math.fsum(known)
-    load = Load(demand, len(fleet.serving), len(fleet.serving) - len(known), demand >= FULL * len(known))
-    if load.clipped and policy.metric in QUEUE:
+    demand, count = math.fsum(known), len(known)
+    mean, clipped = demand / count, demand >= FULL * count
+    _, new = readings(fleet.fresh, policy.metric, policy.window_seconds)
+    fresh = math.fsum(min(max(value / policy.full, 0.0), mean) for value in new if math.isfinite(value))
+    queued = None
+    if clipped and policy.metric in QUEUE:
         _, queues = fleet.readings(QUEUE[policy.metric], policy.window_seconds)
-        if len(queues) == len(known):
-            return load._replace(queued=math.fsum(min(max(queue, 1.0), BOLD) for queue in queues))
-    return load
+        if len(queues) == count:
+            queued = fresh + math.fsum(min(max(queue, 1.0), BOLD) for queue in queues)
+    serving = len(fleet.serving)
+    return Load(demand + fresh, serving + len(new), serving - count, clipped, queued)
 
 
 def decide(

@@ -15,12 +15,14 @@ class Fleet:
 
     `lead_seconds` is the 90th percentile from the launch call to InService.
     `serving` are InService, not unhealthy, and past their warmup. One without samples counts, and says nothing.
+    `fresh` are InService and in their warmup: no statistic counts them, and yet they carry load.
     """
 
     serving: tuple[AgentView, ...]
     desired: int
     warming: int
     lead_seconds: float = LEAD_SECONDS
+    fresh: tuple[AgentView, ...] = ()
     _read: dict[tuple[str, float], Readings] = field(default_factory=dict, compare=False, repr=False)
 
     def readings(self, metric: str, window_seconds: float) -> Readings:

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -219,6 +220,13 @@ def test_the_memory_is_bounded() -> None:
         now += 0.05
         decide(POLICY, memory, Load(5.0, 10, 0, False), 10, 0, now, LEAD_SECONDS)
     assert len(memory.recent) < 20
+
+
+def test_one_in_its_warmup_carries_load_but_no_more_than_the_others() -> None:
+    seen = fleet([60.0, 40.0])
+    fresh = fleet([20.0, 100.0, None]).serving
+    assert measure(POLICY, replace(seen, fresh=fresh)) == Load(1.0 + 0.2 + 0.5, 4, 0, False)
+    assert measure(POLICY, replace(fleet([None]), fresh=fresh)) is None
 
 
 @pytest.mark.parametrize(("queue", "capacity"), [(1.0, 15), (3.2, 40), (40.0, 63)])
