@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from asg.monitor.v1 import monitor_pb2
 from asg.register.v1 import register_pb2, register_pb2_grpc
 from controller_asg.api.peer import may_speak_for, peer_address
+from controller_asg.model.metric import AMOUNTS, PERCENTS
 from controller_asg.monitor.agent import Member
 from controller_asg.monitor.fleet import Fleet
 from controller_asg.monitor.session import AgentSession, Drain, EndReason, Pace, SessionEnded
@@ -39,20 +40,6 @@ LOG_EVERY_SECONDS = 60.0
 LOGGED_PEERS = 1024
 
 INSTANCE_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
-PERCENTS = (
-    "cpu_percent",
-    "memory_percent",
-    "disk_percent",
-    "pressure_cpu_percent",
-    "pressure_memory_percent",
-    "pressure_io_percent",
-)
-AMOUNTS = (
-    "load1_per_cpu",
-    "run_queue_per_cpu",
-    "network_in_bytes_per_second",
-    "network_out_bytes_per_second",
-)
 
 END_CODES = {
     EndReason.REPLACED: grpc.StatusCode.ABORTED,

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from controller_asg.model.errors import Fault, SpecError
 from controller_asg.model.faults import faults_of, near_name, shown
 from controller_asg.model.group import Group
+from controller_asg.model.metric import metric_fault
 from controller_asg.model.scaling_policy import StepScaling, Thresholds
 from controller_asg.model.scheduled_action import ScheduledAction, cron_fault
 
@@ -101,6 +102,8 @@ def _contradictions(group: Group, source: str) -> Iterator[Fault]:
             "launch.image", "names no image or more than one", "write exactly one of id, name, ssm_parameter"
         )
     for index, policy in enumerate(group.policies):
+        if wrong := metric_fault(policy.metric):
+            yield fault(f"policies[{index}].metric", *wrong)
         if isinstance(policy, Thresholds) and policy.delete_below >= policy.create_above:
             yield fault(
                 f"policies[{index}].delete_below",

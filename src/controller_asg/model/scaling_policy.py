@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from controller_asg.model.metric import Statistic
+
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Size = Annotated[int, Field(ge=0, le=10_000)]
 NAME_PATTERN = r"^[a-zA-Z][a-zA-Z0-9_-]{0,62}$"
 
-Statistic = Literal["average", "maximum", "minimum", "p95", "sum"]
 Comparison = Literal["above", "below"]
 AdjustmentType = Literal["ChangeInCapacity", "ExactCapacity", "PercentChangeInCapacity"]
 

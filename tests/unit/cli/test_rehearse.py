@@ -102,8 +102,12 @@ def test_a_whole_group_is_rehearsed_and_held_against_another(trace: Path, tmp_pa
         ("[]", "holds no mapping"),
         ("{min_size: 4, max_size: 3}", "asg_groups.group.max_size: 3 is below min_size 4"),
         (
-            "{min_size: 1, max_size: 3, policies: [{type: thresholds, metric: load1}]}",
-            "group.policies[0].metric: is load1, and a rehearsal knows cpu_percent alone",
+            "{min_size: 1, max_size: 3, policies: [{type: thresholds, metric: load1_per_cpu}]}",
+            "group.policies[0].metric: is load1_per_cpu, and a rehearsal knows cpu_percent alone",
+        ),
+        (
+            "{policies: [{type: thresholds, metric: cpu_persent}]}",
+            "group.policies[0].metric: 'cpu_persent' is no metric; write cpu_percent, or app.<name> for one",
         ),
     ],
 )
