@@ -191,7 +191,7 @@ def measure_vote(run: Run) -> Iterator[Measured]:
     policies = (
         DemandTracking(),
         Thresholds(),
-        *(TargetTracking("cpu_percent", 60.0, name=f"target{number}") for number in range(3)),
+        *(TargetTracking(metric="cpu_percent", target=60.0, name=f"target{number}") for number in range(3)),
     )
     memories = {policies[0].name: DemandMemory()}
     passes: list[float] = []

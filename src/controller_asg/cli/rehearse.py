@@ -258,6 +258,7 @@ def _policy(document: dict[str, Any], file: Path) -> "DemandTracking":
 def _group(name: str, document: Any, source: str) -> "Group":
     """A group whose image stands elsewhere (in asg_group_defaults) is as good here as any."""
     from controller_asg.model.document import parse_groups, place
+    from controller_asg.model.scaling_policy import metrics_of
     from controller_asg.rehearse.whole_group import METRIC
 
     if isinstance(document, dict) and isinstance(launch := document.get("launch", {}), dict):
@@ -265,12 +266,13 @@ def _group(name: str, document: Any, source: str) -> "Group":
     (group,) = parse_groups({name: document}, source)
     faults = tuple(
         Fault(
-            place(name, f"policies[{number}].metric", source),
-            f"is {policy.metric}, and a rehearsal knows {METRIC} alone",
+            place(name, f"policies[{number}]", source),
+            f"looks at {metric}, and a rehearsal knows {METRIC} alone",
             "leave the policy out, or give it that metric for the rehearsal",
         )
         for number, policy in enumerate(group.policies)
-        if policy.metric != METRIC
+        for metric in metrics_of(policy)
+        if metric != METRIC
     )
     if faults:
         raise SpecError(faults)

@@ -10,10 +10,11 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import TypeAdapter, ValidationError
 
 from controller_asg.model.errors import Fault, SpecError
+from controller_asg.model.expression import ExpressionError, parse
 from controller_asg.model.faults import faults_of, near_name, shown
 from controller_asg.model.group import Group
 from controller_asg.model.metric import metric_fault
-from controller_asg.model.scaling_policy import StepScaling, Thresholds
+from controller_asg.model.scaling_policy import Policy, StepScaling, TargetTracking, Thresholds
 from controller_asg.model.scheduled_action import ScheduledAction, cron_fault
 
 _GROUP: TypeAdapter[Group] = TypeAdapter(Group)
@@ -102,8 +103,8 @@ def _contradictions(group: Group, source: str) -> Iterator[Fault]:
             "launch.image", "names no image or more than one", "write exactly one of id, name, ssm_parameter"
         )
     for index, policy in enumerate(group.policies):
-        if wrong := metric_fault(policy.metric):
-            yield fault(f"policies[{index}].metric", *wrong)
+        for key, what, mend in _of_metrics(policy):
+            yield fault(f"policies[{index}]{key}", what, mend)
         if isinstance(policy, Thresholds) and policy.delete_below >= policy.create_above:
             yield fault(
                 f"policies[{index}].delete_below",
@@ -149,6 +150,22 @@ def _contradictions(group: Group, source: str) -> Iterator[Fault]:
             yield fault(
                 f"launch.disks[{index}].device", f"{device} stands twice", "give each disk its own device"
             )
+
+
+def _of_metrics(policy: Policy) -> Iterator[tuple[str, str, str]]:
+    """(key, what, mend) of what a policy looks at."""
+    if isinstance(policy, TargetTracking) and (policy.metric is None) == (policy.expression is None):
+        what = "has neither metric nor expression" if policy.metric is None else "has metric and expression"
+        yield "", what, "write exactly one of the two"
+    elif isinstance(policy, TargetTracking) and policy.expression is not None:
+        try:
+            parse(policy.expression)
+        except ExpressionError as error:
+            yield ".expression", error.what, error.mend
+        if policy.statistic != "average":
+            yield ".statistic", "is of a metric, and there is an expression", "write it in the expression"
+    elif policy.metric is not None and (wrong := metric_fault(policy.metric)):
+        yield ".metric", *wrong
 
 
 def _unlike_steps(policy: StepScaling) -> Iterator[tuple[str, str]]:

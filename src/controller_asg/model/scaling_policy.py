@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from controller_asg.model.expression import parse
 from controller_asg.model.metric import Statistic
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -51,16 +52,30 @@ class Thresholds(ScalingPolicy):
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class TargetTracking(ScalingPolicy):
-    """Hold a statistic of a metric at its target by sizing the group in proportion."""
+    """Hold a statistic of a metric, or an expression of several, at its target by sizing the group in proportion.
 
-    # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
-    metric: str
-    # What the statistic is held at, in the metric's own unit; of a sum, one instance's share of it.
+    Write either `metric` or `expression`. An expression is made of numbers, `+ - * /`, parentheses, `min(a, b)` and
+    `max(a, b)`; of `average(m)`, `maximum(m)`, `minimum(m)`, `p95(m)` and `sum(m)`, where m is a metric, over the
+    instances in service that are warm; of `in_service`, how many these are; and of `desired`, the group's desired
+    capacity. Its value is one instance's share of the work, as in `sum(app.backlog) / in_service`: at twice the target
+    the policy wants twice `in_service`.
+
+    An instance that doesn't report a metric counts as nothing for scaling out and as at target for scaling in. With an
+    expression that means: while an instance is silent in one of its metrics the policy doesn't scale in; nor out, where
+    more of that metric makes the value smaller (it stands right of a `-` or a `/`). It abstains while nobody reports
+    one of the metrics, and where it would divide by zero.
+    """
+
+    # What the statistic or the expression is held at, in its own unit; of a sum, one instance's share of it.
     target: Annotated[float, Field(gt=0)]
+    # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
+    metric: str | None = None
+    # In place of the metric, 1,000 characters at the most: see above.
+    expression: str | None = None
     type: Literal["target_tracking"] = "target_tracking"
     # What decisions call it; two policies of a group need two names.
     name: str = "target_tracking"
-    # Over the instances in service; a sum is the whole group's work, the others one instance's share.
+    # Of the metric over the instances in service; a sum is the whole group's work, the others one instance's share.
     statistic: Statistic = "average"
     # Each instance counts with its mean over this many seconds.
     window_seconds: Annotated[float, Field(ge=1, le=3600)] = 10.0
@@ -165,3 +180,10 @@ class DemandTracking(ScalingPolicy):
 Policy = Annotated[
     Thresholds | TargetTracking | StepScaling | SimpleScaling | DemandTracking, Field(discriminator="type")
 ]
+
+
+def metrics_of(policy: Policy) -> tuple[str, ...]:
+    """The names of the metrics it looks at, each once. Raises ExpressionError where an expression is none."""
+    if isinstance(policy, TargetTracking) and policy.expression is not None:
+        return tuple(dict.fromkeys(term.metric for term in parse(policy.expression).terms))
+    return () if policy.metric is None else (policy.metric,)

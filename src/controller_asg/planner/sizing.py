@@ -13,6 +13,7 @@ from typing import Literal
 from controller_asg.model.decision import Step
 from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView
 from controller_asg.model.record import LastChange
+from controller_asg.model.scaling_policy import metrics_of
 from controller_asg.planner import backoff, behavior, launches, rebalance, victims, zones
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health, hold_mass_silence
@@ -114,12 +115,11 @@ def vote(draft: Draft) -> Wish:
             behavior.changed(draft, desired)
     if serving:
         for policy in draft.group.policies:
-            if policy.enabled and not any(
-                s.samples and policy.metric in s.samples[-1].values for s in serving
-            ):
-                draft.conditions.append(
-                    ("MetricMissing", f"no agent reports {policy.metric}, so policy {policy.name} abstains")
-                )
+            for metric in metrics_of(policy) if policy.enabled else ():
+                if not any(s.samples and metric in s.samples[-1].values for s in serving):
+                    draft.conditions.append(
+                        ("MetricMissing", f"no agent reports {metric}, so policy {policy.name} abstains")
+                    )
     return wish
 
 

@@ -103,7 +103,11 @@ def test_a_whole_group_is_rehearsed_and_held_against_another(trace: Path, tmp_pa
         ("{min_size: 4, max_size: 3}", "asg_groups.group.max_size: 3 is below min_size 4"),
         (
             "{min_size: 1, max_size: 3, policies: [{type: thresholds, metric: load1_per_cpu}]}",
-            "group.policies[0].metric: is load1_per_cpu, and a rehearsal knows cpu_percent alone",
+            "group.policies[0]: looks at load1_per_cpu, and a rehearsal knows cpu_percent alone",
+        ),
+        (
+            "{policies: [{type: target_tracking, target: 1, expression: sum(app.x) / average(cpu_percent)}]}",
+            "group.policies[0]: looks at app.x, and a rehearsal knows cpu_percent alone",
         ),
         (
             "{policies: [{type: thresholds, metric: cpu_persent}]}",

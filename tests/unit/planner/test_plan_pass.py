@@ -299,9 +299,11 @@ def test_a_termination_ends_when_ec2_says_so() -> None:
     assert planned.gone == (leaving.instance_id,)
 
 
-@pytest.mark.parametrize("cpu", [0.0, 5.0])
-def test_a_metric_nobody_reports_is_told_and_changes_nothing(cpu: float) -> None:
-    of = record(policies=[{"type": "target_tracking", "metric": "app.queue", "target": 10}])
-    planned = plan(snapshot(of, serving(1, cpu), serving(2, cpu)))
+@pytest.mark.parametrize(
+    "looks_at", [{"metric": "app.queue"}, {"expression": "sum(app.queue) * p95(cpu_percent)"}]
+)
+def test_a_metric_nobody_reports_is_told_and_changes_nothing(looks_at: dict[str, str]) -> None:
+    of = record(policies=[{"type": "target_tracking", "target": 10, **looks_at}])
+    planned = plan(snapshot(of, serving(1, 5.0), serving(2, 0.0)))
     assert not planned.terminations
     assert "app.queue" in dict(planned.conditions)["MetricMissing"]
