@@ -33,7 +33,7 @@ from controller_asg.rehearse.world import needs, rehearse
     "present",
     [
         DemandTracking(forecast="off", mode="observe", full=85.0),
-        TargetTracking("cpu_percent", 55.5, scale_in_tolerance_ratio=0.25),
+        TargetTracking(metric="cpu_percent", target=55.5, scale_in_tolerance_ratio=0.25),
         Thresholds(name="bounds", create_above=60.0),
     ],
 )
