@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from controller_asg.engine.controller import (
@@ -18,7 +18,7 @@ from controller_asg.model.document import parse_groups
 from controller_asg.model.errors import AsgError, ConflictError, Fault, NotFoundError, SpecError
 from controller_asg.model.group import group_to_dict
 from controller_asg.model.instance import AgentView, LifecycleState
-from controller_asg.model.record import GroupRecord, Scheduled
+from controller_asg.model.record import DemandMinute, GroupRecord, Scheduled
 from controller_asg.planner.schedule import next_times
 from tests.making import NOW, cloud, instance, record
 
@@ -56,6 +56,7 @@ class FakeController:
         self.failing: Exception | None = None
         self.decided = [decision()]
         self.found: tuple[Fault, ...] = ()
+        self.minutes = [DemandMinute("web", NOW + timedelta(minutes=n), 1.5, 2.0) for n in range(3)]
 
     def _may_fail(self) -> None:
         if self.failing is not None:
@@ -123,6 +124,11 @@ class FakeController:
         self._may_fail()
         self._record(group)
         return tuple(self.decided[:limit])
+
+    async def demand(self, group: str, since: datetime, until: datetime) -> tuple[DemandMinute, ...]:
+        self._may_fail()
+        self._record(group)
+        return tuple(minute for minute in self.minutes if since <= minute.minute_at < until)
 
     async def apply_groups(
         self, documents: Mapping[str, Mapping[str, Any]], validate_only: bool, source: str = ""

@@ -24,6 +24,7 @@ from controller_asg.model.group import Disk, Group, Image, LaunchParameters
 from controller_asg.model.instance import Instance, LifecycleState
 from controller_asg.model.record import (
     Change,
+    DemandMinute,
     GroupRecord,
     LastChange,
     LaunchBackoff,
@@ -165,17 +166,37 @@ async def test_what_policies_remember_is_one_document_a_group_however_large(stor
         await store.commit(Change(memories=(PolicyMemories("never-was", "{}"),)))
 
 
-async def test_deleting_a_group_takes_its_instances_and_memories_and_keeps_its_history(store: Store) -> None:
+async def test_demand_is_kept_by_the_minute_and_pruned_by_its_own_age(store: Store) -> None:
+    minutes = tuple(DemandMinute("web", NOW + timedelta(minutes=n), n / 7, 2.5) for n in range(1201))
+    other = replace(minutes[0], group="batch")
+    await store.commit(Change(groups=(group("web"), group("batch")), demand=(*minutes[::-1], other)))
+    assert await store.demand("web", NOW, NOW + timedelta(minutes=3)) == minutes[:3]
+    again = replace(minutes[1], demand=0.0)  # a clock set back went through it a second time
+    await store.commit(Change(demand=(again,)))
+    assert await store.demand("web", minutes[1].minute_at, minutes[2].minute_at) == (again,)
+    assert await store.prune(NOW, minutes[1199].minute_at) == 1200
+    assert await store.demand("web", NOW, NOW + timedelta(days=2)) == minutes[1199:]
+    with pytest.raises(StoreError):
+        await store.commit(Change(demand=(replace(other, group="never-was"),)))
+
+
+async def test_deleting_a_group_takes_its_instances_memories_and_demand_and_keeps_its_history(
+    store: Store,
+) -> None:
     both = Change(
         groups=(group("web"), group("batch")),
         instances=(instance(1, "web"), instance(2, "batch")),
         activities=(activity("a", group="web"),),
         memories=(PolicyMemories("web", "{}"), PolicyMemories("batch", "{}")),
+        demand=(DemandMinute("web", NOW, 1.5, 2.0), DemandMinute("batch", NOW, 1.5, 2.0)),
         decision=decision(group="web"),
     )
     await store.commit(both)
     await store.commit(Change(deleted_groups=("web", "never-was")))
     assert await store.memories() == (PolicyMemories("batch", "{}"),)
+    later = NOW + timedelta(days=1)
+    assert await store.demand("web", NOW, later) == ()
+    assert len(await store.demand("batch", NOW, later)) == 1
     state = await store.load()
     assert [record.group.name for record in state.groups] == ["batch"]
     assert state.instances == (instance(2, "batch"),)
@@ -277,7 +298,7 @@ async def test_decisions_come_newest_first_of_one_group(store: Store) -> None:
 
 async def test_a_decision_whose_record_was_pruned_gets_a_new_one(store: Store) -> None:
     first = await store.commit(Change(decision=decision()))
-    assert await store.prune(NOW + timedelta(days=1)) == 1
+    assert await store.prune(NOW + timedelta(days=1), NOW) == 1
     second = await store.commit(Change(decision=replace(decision(), decision_id=first)))
     assert second > first
     assert [one.decision_id for one in await store.decisions("web")] == [second]
@@ -326,16 +347,16 @@ async def test_prune_forgets_what_ended_before_and_nothing_else(store: Store) ->
     )
     await store.commit(Change(activities=made, decision=decision("old", at=old)))
     await store.commit(Change(decision=replace(decision("long", at=old), last_at=young)))
-    assert await store.prune(NOW - timedelta(days=30)) == 3
+    assert await store.prune(NOW - timedelta(days=30), NOW) == 3
     assert {one.activity_id for one in await store.activities()} == {"open", "long", "young"}
     assert [one.summary for one in await store.decisions("web")] == ["long"]
-    assert await store.prune(NOW - timedelta(days=30)) == 0
+    assert await store.prune(NOW - timedelta(days=30), NOW) == 0
 
 
 async def test_prune_goes_on_past_a_batch(store: Store) -> None:
     made = tuple(activity(f"a{number}", ended_at=NOW) for number in range(1203))
     await store.commit(Change(activities=made))
-    assert await store.prune(NOW + timedelta(seconds=1)) == 1203
+    assert await store.prune(NOW + timedelta(seconds=1), NOW) == 1203
 
 
 # The fence
@@ -349,7 +370,7 @@ async def test_an_older_controller_can_neither_commit_nor_prune(shelf: Shelf) ->
             with pytest.raises(FencedError):
                 await older.commit(Change(deleted_groups=("web",), decision=decision()))
             with pytest.raises(FencedError):
-                await older.prune(NOW)
+                await older.prune(NOW, NOW)
             await newer.commit(Change(instances=(instance(),)))
             assert await older.load() == await newer.load() == State((group(),), (instance(),), ())
         with pytest.raises(FencedError):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sqlalchemy import inspect, text
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus, LaunchRequest
 from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.errors import StoreError
-from controller_asg.model.record import Change, PolicyMemories, State
+from controller_asg.model.record import Change, DemandMinute, PolicyMemories, State
 from controller_asg.store.connect import create_sqlite_file, make_engine, parse_url
 from controller_asg.store.migrate import Migrated, _config, current, head, migrate
 from controller_asg.store.schema import METADATA, SCHEMA_REVISION
@@ -68,6 +69,7 @@ ROWS["0002"] = tuple(
     for statement, values in ROWS["0001"]
 )
 ROWS["0003"] = (*ROWS["0002"], ("INSERT INTO policy_memories VALUES ('web', '{}')", {}))
+ROWS["0004"] = (*ROWS["0003"], ("INSERT INTO demand_minutes VALUES ('web', 1740830400000, 1.5, 2.0)", {}))
 LAUNCH = LaunchRequest(
     "a1",
     "web",
@@ -205,6 +207,9 @@ async def test_rows_of_an_older_release_come_along(new_url: Callable[[], str], r
     assert await store.load() == State((group(),), (instance(),), (ACTIVITY,))
     assert await store.decisions("web") == (DECISION,)
     assert await store.memories() == ((PolicyMemories("web", "{}"),) if revision >= "0003" else ())
+    minute = DemandMinute("web", NOW.replace(microsecond=0), 1.5, 2.0)
+    recorded = await store.demand("web", NOW - timedelta(days=1), NOW)
+    assert recorded == ((minute,) if revision >= "0004" else ())
     await store.commit(Change(deleted_groups=("web",)))
     await store.close()
 

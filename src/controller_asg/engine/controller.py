@@ -9,7 +9,7 @@ from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
 from controller_asg.model.instance import AgentView, CloudInstance, Instance
-from controller_asg.model.record import GroupRecord
+from controller_asg.model.record import DemandMinute, GroupRecord
 from controller_asg.model.scheduled_action import ScheduledAction
 
 
@@ -84,6 +84,9 @@ class Controller(Protocol):
     ) -> tuple[Activity, ...]: ...
 
     async def decisions(self, group: str, limit: int = 20) -> tuple[Decision, ...]: ...
+
+    async def demand(self, group: str, since: datetime, until: datetime) -> tuple[DemandMinute, ...]:
+        """By the minute, the oldest first; what begins at `until` is left out."""
 
     async def apply_groups(
         self, documents: Mapping[str, Mapping[str, Any]], validate_only: bool, source: str = ""

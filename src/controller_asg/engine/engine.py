@@ -4,7 +4,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import structlog
@@ -29,7 +29,7 @@ from controller_asg.model.decision import Decision
 from controller_asg.model.errors import CloudError, ConflictError, Fault, FencedError, SpecError, StoreError
 from controller_asg.model.group import Group
 from controller_asg.model.instance import LEAVING_STATES, Instance, LifecycleState
-from controller_asg.model.record import Change, State
+from controller_asg.model.record import Change, DemandMinute, State
 from controller_asg.monitor.fleet import Member as Expected
 from controller_asg.monitor.fleet import WatchSettings
 from controller_asg.planner.schedule import next_times
@@ -57,6 +57,7 @@ MOTION_INTERVAL_SECONDS = 2.0
 LOOK_SPACING_SECONDS = 0.5
 SUBNETS_FRESH_SECONDS = 300.0
 PRUNE_EVERY_SECONDS = 3600.0
+DEMAND_DAYS = 15  # of recorded demand: two weeks, whole at every moment
 RETRY_SECONDS = 2.0
 # So many times of scheduled actions are shown ahead.
 NEXT_TIMES = 5
@@ -398,7 +399,10 @@ class Engine:
     async def _prune(self) -> None:
         while True:
             try:
-                await self._store.prune(self._clock.now() - timedelta(days=self._settings.history_days))
+                now = self._clock.now()
+                await self._store.prune(
+                    now - timedelta(days=self._settings.history_days), now - timedelta(days=DEMAND_DAYS)
+                )
             except FencedError:
                 raise
             except StoreError as error:
@@ -483,6 +487,10 @@ class Engine:
     async def decisions(self, group: str, limit: int = 20) -> tuple[Decision, ...]:
         self._memory.record(group)
         return await self._store.decisions(group, limit)
+
+    async def demand(self, group: str, since: datetime, until: datetime) -> tuple[DemandMinute, ...]:
+        self._memory.record(group)
+        return await self._store.demand(group, since, until)
 
     # Orders
 

@@ -1,5 +1,7 @@
 """What one group's policies remember: begun, moved forward by the passes, saved now and then, found after a restart.
 
+The group's recorded demand is saved along with it, in the same commit.
+
 A memory holds what was seen, so one that is a minute old is as true as a new one; it has learnt a minute less.
 """
 
@@ -10,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from controller_asg.engine.recording import Recording
 from controller_asg.model.errors import FencedError, StoreError
 from controller_asg.model.record import Change, PolicyMemories
 from controller_asg.model.scaling_policy import DemandTracking, Policy
@@ -25,6 +28,7 @@ class Remembering:
     """`stored` is the group's document in the store, "" when there is none. Times are the clock's monotonic seconds."""
 
     def __init__(self, group: str, stored: str = "") -> None:
+        self.recording = Recording(group)
         self._group = group
         self._found = self._read(stored)  # what was saved of each policy, until its memory is asked for
         self._policies: tuple[Policy, ...] | None = None
@@ -43,14 +47,16 @@ class Remembering:
         return self._memories
 
     async def save(self, store: Store, desired: int, now: float) -> None:
-        """Once a minute, when the group's size changed, and when a policy is gone. What fails is tried again.
+        """Once a minute, when the size of a group that remembers changed, and when a policy is gone.
 
-        Raises FencedError alone. Groups that start together are spread over the minute.
+        What fails is tried again. Raises FencedError alone. Groups that start together are spread over the minute.
         """
         if self._save_at is None:
             self._desired, self._save_at = desired, now + zlib.crc32(self._group.encode()) % SAVE_SECONDS
         gone = self._saved - self._memories.keys()
-        if not gone and not (self._memories and (now >= self._save_at or desired != self._desired)):
+        minutes = tuple(self.recording.finished.values())
+        due = now >= self._save_at
+        if not (gone or (self._memories and (due or desired != self._desired)) or (due and minutes)):
             return
         document = {
             name: {"of": self._of[name], "memory": memory.to_dict()}
@@ -58,12 +64,14 @@ class Remembering:
         }
         text = json.dumps(document, separators=(",", ":"), allow_nan=False)
         try:
-            await store.commit(Change(memories=(PolicyMemories(self._group, text),)))
+            memories = (PolicyMemories(self._group, text),) if self._memories or gone else ()
+            await store.commit(Change(memories=memories, demand=minutes))
         except FencedError:
             raise
         except StoreError as error:
             log.warning("policy_memory_not_saved", group=self._group, error=str(error))
             return
+        self.recording.saved(minutes)
         self._desired, self._save_at, self._saved = desired, now + SAVE_SECONDS, frozenset(document)
 
     def _memory(self, name: str, of: list[Any]) -> DemandMemory:

@@ -110,8 +110,9 @@ class Reconciler:
                 if not done.done():
                     done.set_result(None)
             # Last, and in a commit of its own: no launch waits for so large a document.
-            desired = planned.record.desired_capacity
-            await self._memories.save(self._shared.store, desired, self._shared.clock.monotonic())
+            now = self._shared.clock.monotonic()
+            self._memories.recording.pass_made(planned.fleet, snapshot.members, snapshot.now, now)
+            await self._memories.save(self._shared.store, planned.record.desired_capacity, now)
 
     async def _read_again(self) -> None:
         """A commit that failed may have landed all the same: what the store holds is what was decided."""

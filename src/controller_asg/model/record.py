@@ -143,6 +143,19 @@ class PolicyMemories:
 
 
 @dataclass(frozen=True, slots=True)
+class DemandMinute:
+    """Means over one minute: the demand in instances at 100 % CPU of those that report, and how many were in service.
+
+    `minute_at` is its begin. Full instances hide what more was asked for.
+    """
+
+    group: str
+    minute_at: datetime
+    demand: float
+    in_service: float
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """All that is durable and live: ended activities and decisions are asked for by themselves."""
 
@@ -161,5 +174,6 @@ class Change:
     deleted_instances: tuple[str, ...] = ()
     activities: tuple[Activity, ...] = ()
     memories: tuple[PolicyMemories, ...] = ()
+    demand: tuple[DemandMinute, ...] = ()
     # decision_id 0: a new row; else times, count and reasons of that row are written anew.
     decision: Decision | None = None

@@ -17,6 +17,7 @@ from controller_asg.model.instance import (
 from controller_asg.planner.health import HEALTHY, Health, Verdict
 from controller_asg.planner.plan import LaunchPlan, TerminationPlan
 from controller_asg.planner.snapshot import Member, Snapshot
+from controller_asg.policy.serving import Fleet
 
 _SERVING = (LifecycleState.IN_SERVICE,)
 _PENDING = tuple(sorted(PENDING_STATES))
@@ -49,6 +50,7 @@ class Draft:
         # (instance id, reason) of those that EC2 itself says are dead.
         self.lost: list[tuple[str, str]] = []
         self.scheduled: list[str] = []  # what scheduled actions did
+        self.fleet: Fleet | None = None
         self.steps: list[Step] = []
         self.launches: tuple[LaunchPlan, ...] = ()
         self.terminations: list[TerminationPlan] = []

@@ -9,6 +9,7 @@ from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import Instance
 from controller_asg.model.record import GroupRecord, LaunchTemplate
 from controller_asg.planner.health import Verdict
+from controller_asg.policy.serving import Fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Plan:
     """`instances` are those whose record changed; `gone` are to be forgotten; `activities` those that moved or ended.
 
     `bootstraps` are instances on which the role is to run, unless it runs already. `conditions` are (kind, message).
-    `verdicts` are those on instances that are not plainly healthy.
+    `verdicts` are those on instances that are not plainly healthy. `fleet` is what the policies were shown, None where
+    they were not asked.
     """
 
     record: GroupRecord
@@ -49,3 +51,4 @@ class Plan:
     decision: Decision
     conditions: tuple[tuple[str, str], ...]
     verdicts: Mapping[str, Verdict]
+    fleet: Fleet | None

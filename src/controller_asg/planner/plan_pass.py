@@ -60,6 +60,7 @@ def plan(snapshot: Snapshot) -> Plan:
         decision=decision,
         conditions=tuple(draft.conditions),
         verdicts=draft.verdicts,
+        fleet=draft.fleet,
     )
 
 

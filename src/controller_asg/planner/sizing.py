@@ -96,8 +96,8 @@ def vote(draft: Draft) -> Wish:
     desired = draft.record.desired_capacity
     memories = draft.snapshot.memories
     lead_seconds = _lead_seconds(draft) if memories else LEAD_SECONDS
-    fleet = Fleet(tuple(serving), desired, warming, lead_seconds, tuple(fresh))
-    wish = combine(draft.group.policies, fleet, draft.record.last_changes, draft.now, memories)
+    draft.fleet = Fleet(tuple(serving), desired, warming, lead_seconds, tuple(fresh))
+    wish = combine(draft.group.policies, draft.fleet, draft.record.last_changes, draft.now, memories)
     draft.steps.extend(wish.steps)
     capacity = behavior.held(draft, wish.capacity)
     if capacity != desired:

@@ -13,7 +13,7 @@ from controller_asg.model.clock import Clock
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import FencedError, StoreError
 from controller_asg.model.instance import Instance
-from controller_asg.model.record import Change, GroupRecord, PolicyMemories, State
+from controller_asg.model.record import Change, DemandMinute, GroupRecord, PolicyMemories, State
 from controller_asg.store.port import Store
 
 COMMIT_SECONDS = 0.002
@@ -31,6 +31,7 @@ class Disk:
         self.instances: dict[str, Instance] = {}
         self.activities: dict[str, Activity] = {}
         self.memories: dict[str, PolicyMemories] = {}
+        self.demand: dict[tuple[str, datetime], DemandMinute] = {}
         self.decisions: dict[int, Decision] = {}
         self.broken = ""
         self.lost_answers = 0  # so many commits land, and their controller hears that they failed
@@ -45,11 +46,13 @@ class Disk:
         self.instances.update({instance.instance_id: instance for instance in change.instances})
         self.activities.update({activity.activity_id: activity for activity in change.activities})
         self.memories.update({each.group: each for each in change.memories})
+        self.demand.update({(each.group, each.minute_at): each for each in change.demand})
         for instance_id in change.deleted_instances:
             self.instances.pop(instance_id, None)
         for name in change.deleted_groups:
             self.groups.pop(name, None)
             self.memories.pop(name, None)
+            self.demand = {key: each for key, each in self.demand.items() if each.group != name}
             self.instances = {i: one for i, one in self.instances.items() if one.group != name}
         if change.decision is None:
             return 0
@@ -59,7 +62,14 @@ class Disk:
 
     def lose(self) -> None:
         """The store is deleted, and an empty one takes its place. Epochs go on: they stand for the fence alone."""
-        for kept in (self.groups, self.instances, self.activities, self.memories, self.decisions):
+        for kept in (
+            self.groups,
+            self.instances,
+            self.activities,
+            self.memories,
+            self.demand,
+            self.decisions,
+        ):
             kept.clear()
 
     def state(self) -> State:
@@ -136,7 +146,11 @@ class SimulatedStore:
         found = [d for d in self._disk.decisions.values() if d.group == group]
         return tuple(sorted(found, key=lambda d: d.decision_id, reverse=True)[:limit])
 
-    async def prune(self, before: datetime) -> int:
+    async def demand(self, group: str, since: datetime, until: datetime) -> tuple[DemandMinute, ...]:
+        found = [m for m in self._disk.demand.values() if m.group == group and since <= m.minute_at < until]
+        return tuple(sorted(found, key=lambda minute: minute.minute_at))
+
+    async def prune(self, before: datetime, demand_before: datetime) -> int:
         self._refuse_if_broken()
         return 0
 

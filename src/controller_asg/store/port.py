@@ -5,7 +5,7 @@ from typing import Protocol
 
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
-from controller_asg.model.record import Change, PolicyMemories, State
+from controller_asg.model.record import Change, DemandMinute, PolicyMemories, State
 
 
 class Store(Protocol):
@@ -33,7 +33,13 @@ class Store(Protocol):
     async def decisions(self, group: str, limit: int = 20) -> tuple[Decision, ...]:
         """Newest first."""
 
-    async def prune(self, before: datetime) -> int:
-        """Forget ended activities and decisions whose last time is older. Returns how many went."""
+    async def demand(self, group: str, since: datetime, until: datetime) -> tuple[DemandMinute, ...]:
+        """Those that begin then, `until` left out, the oldest first. A minute that nobody reported in is absent."""
+
+    async def prune(self, before: datetime, demand_before: datetime) -> int:
+        """Forget ended activities and decisions whose last time is older, and minutes of demand.
+
+        Returns how many went.
+        """
 
     async def close(self) -> None: ...

@@ -12,6 +12,7 @@ from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.group import group_from_dict, group_to_dict, launch_from_dict, launch_to_dict
 from controller_asg.model.instance import Instance, LifecycleState
 from controller_asg.model.record import (
+    DemandMinute,
     GroupRecord,
     LastChange,
     LaunchBackoff,
@@ -179,6 +180,19 @@ def memories_to_row(memories: PolicyMemories) -> Row:
 
 def memories_from_row(row: Row) -> PolicyMemories:
     return PolicyMemories(row["group_name"], row["document"])
+
+
+def demand_to_row(minute: DemandMinute) -> Row:
+    return {
+        "group_name": minute.group,
+        "minute_unix_ms": minute.minute_at,
+        "demand": minute.demand,
+        "in_service": minute.in_service,
+    }
+
+
+def demand_from_row(row: Row) -> DemandMinute:
+    return DemandMinute(row["group_name"], row["minute_unix_ms"], row["demand"], row["in_service"])
 
 
 def activity_to_row(activity: Activity) -> Row:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Dialect,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -27,7 +28,7 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-SCHEMA_REVISION = "0003"  # the newest file in migrations/versions; a daemon starts on this one only
+SCHEMA_REVISION = "0004"  # the newest file in migrations/versions; a daemon starts on this one only
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
@@ -146,6 +147,15 @@ POLICY_MEMORIES = Table(
     METADATA,
     Column("group_name", Text, ForeignKey("groups.name", ondelete="CASCADE"), primary_key=True),
     Column("document", Text, nullable=False),
+)
+
+DEMAND_MINUTES = Table(
+    "demand_minutes",
+    METADATA,
+    Column("group_name", Text, ForeignKey("groups.name", ondelete="CASCADE"), primary_key=True),
+    Column("minute_unix_ms", UnixMs, primary_key=True),
+    Column("demand", Double, nullable=False),
+    Column("in_service", Double, nullable=False),
 )
 
 # No foreign key to groups or decisions: history outlives both.

@@ -27,6 +27,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -35,7 +36,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from controller_asg.model.activity import Activity, ActivityStatus
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import FencedError, StoreError
-from controller_asg.model.record import Change, PolicyMemories, State
+from controller_asg.model.record import Change, DemandMinute, PolicyMemories, State
 from controller_asg.store.connect import (
     BEGIN_OPTION,
     display,
@@ -51,6 +52,8 @@ from controller_asg.store.rows import (
     activity_to_row,
     decision_from_row,
     decision_to_row,
+    demand_from_row,
+    demand_to_row,
     group_from_row,
     group_to_row,
     instance_from_row,
@@ -61,6 +64,7 @@ from controller_asg.store.rows import (
 from controller_asg.store.schema import (
     ACTIVITIES,
     DECISIONS,
+    DEMAND_MINUTES,
     GROUPS,
     INSTANCES,
     POLICY_MEMORIES,
@@ -126,10 +130,19 @@ class SqlStore:
         )
         return await self._call(partial(self._read, query, decision_from_row))
 
-    async def prune(self, before: datetime) -> int:
+    async def demand(self, group: str, since: datetime, until: datetime) -> tuple[DemandMinute, ...]:
+        minute = DEMAND_MINUTES.c.minute_unix_ms
+        query = (
+            select(DEMAND_MINUTES)
+            .where(DEMAND_MINUTES.c.group_name == group, minute >= since, minute < until)
+            .order_by(minute)
+        )
+        return await self._call(partial(self._read, query, demand_from_row))
+
+    async def prune(self, before: datetime, demand_before: datetime) -> int:
         """Each batch is a call and a transaction of its own: commits pass between, and a failure keeps the rest."""
         pruned = 0
-        for batch in (_stale_activities(before), _stale_decisions(before)):
+        for batch in (_stale_activities(before), _stale_decisions(before), _stale_demand(demand_before)):
             while True:
                 gone = await self._call(partial(self._write, partial(_delete, batch)))
                 pruned += gone
@@ -283,11 +296,12 @@ def _apply(change: Change, connection: Connection) -> int:
     _upsert_all(connection, INSTANCES, map(instance_to_row, change.instances))
     _upsert_all(connection, ACTIVITIES, map(activity_to_row, change.activities))
     _upsert_all(connection, POLICY_MEMORIES, map(memories_to_row, change.memories))
+    _upsert_all(connection, DEMAND_MINUTES, map(demand_to_row, change.demand))
     decision_id = 0 if change.decision is None else _write_decision(connection, change.decision)
     if change.deleted_instances:
         gone = [{"key": instance_id} for instance_id in change.deleted_instances]
         connection.execute(delete(INSTANCES).where(INSTANCES.c.instance_id == bindparam("key")), gone)
-    if change.deleted_groups:  # the foreign keys take their instances and memories along
+    if change.deleted_groups:  # the foreign keys take their instances, memories and demand along
         gone = [{"key": name} for name in change.deleted_groups]
         connection.execute(delete(GROUPS).where(GROUPS.c.name == bindparam("key")), gone)
     return decision_id
@@ -342,6 +356,16 @@ def _stale_decisions(before: datetime) -> Delete:
     last = DECISIONS.c.last_unix_ms
     stale = select(DECISIONS.c.decision_id).where(last < before).limit(PRUNE_BATCH_ROWS)
     return delete(DECISIONS).where(DECISIONS.c.decision_id.in_(stale))
+
+
+def _stale_demand(before: datetime) -> Delete:
+    key = tuple_(DEMAND_MINUTES.c.group_name, DEMAND_MINUTES.c.minute_unix_ms)
+    stale = (
+        select(DEMAND_MINUTES.c.group_name, DEMAND_MINUTES.c.minute_unix_ms)
+        .where(DEMAND_MINUTES.c.minute_unix_ms < before)
+        .limit(PRUNE_BATCH_ROWS)
+    )
+    return delete(DEMAND_MINUTES).where(key.in_(stale))
 
 
 def _delete(statement: Delete, connection: Connection) -> int:
