@@ -9,8 +9,9 @@ import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import grpc
 import structlog
@@ -24,6 +25,7 @@ from controller_asg.api.messages import (
     activity_message,
     applied_message,
     decision_message,
+    demand_message,
     fault_message,
     group_message,
     instance_message,
@@ -121,6 +123,14 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             _need(request.group, "group")
             found = await self._controller.decisions(request.group, min(request.limit or 20, LIST_LIMIT))
             return pb.ListDecisionsResponse(decisions=map(decision_message, found))
+
+    async def GetDemand(self, request: pb.GetDemandRequest, context: Context) -> pb.GetDemandResponse:
+        async with answering(context):
+            _need(request.group, "group")
+            until = _time(request, "until") or datetime.now(UTC)
+            since = _time(request, "since") or until - timedelta(days=1)
+            found = await self._controller.demand(request.group, since, until)
+            return pb.GetDemandResponse(minutes=map(demand_message, found))
 
     async def SetDesiredCapacity(
         self, request: pb.SetDesiredCapacityRequest, context: Context
@@ -311,6 +321,17 @@ def _documents(request: pb.ApplyGroupsRequest) -> dict[str, dict[str, Any]]:
     if faults:
         raise SpecError(tuple(faults))
     return documents
+
+
+def _time(request: pb.GetDemandRequest, name: Literal["since", "until"]) -> datetime | None:
+    """None when it is absent."""
+    if not request.HasField(name):
+        return None
+    try:
+        found: datetime = getattr(request, name).ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise SpecError((Fault(name, "is no time", "send one of the years 1 to 9999"),)) from error
+    return found
 
 
 def _need(value: object, name: str) -> None:

@@ -10,6 +10,7 @@ import hmac
 import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from controller_asg.api.message_json import to_json
 from controller_asg.api.messages import (
     activity_message,
     decision_message,
+    demand_message,
     group_message,
     instance_message,
     timestamp,
@@ -79,6 +81,7 @@ def build_http_app(
         _route("/v1/groups/{name}/instances", api.instances, "GET"),
         _route("/v1/groups/{name}/activities", api.activities, "GET"),
         _route("/v1/groups/{name}/decisions", api.decisions, "GET"),
+        _route("/v1/groups/{name}/demand", api.demand, "GET"),
         _route("/v1/groups/{name}/desired-capacity", api.set_desired_capacity, "PUT"),
         _route("/v1/instances", api.instances, "GET"),
         _route("/v1/activities", api.activities, "GET"),
@@ -205,6 +208,13 @@ class HttpApi:
         limit = _limit(_query(request, "limit"), 20)
         found = await self._controller.decisions(request.path_params["name"], limit)
         return _listing("decisions", map(decision_message, found))
+
+    async def demand(self, request: Request) -> Response:
+        query = _query(request, "since", "until")
+        until = _time(query, "until") or datetime.now(UTC)
+        since = _time(query, "since") or until - timedelta(days=1)
+        found = await self._controller.demand(request.path_params["name"], since, until)
+        return _listing("minutes", map(demand_message, found))
 
     async def set_desired_capacity(self, request: Request) -> Response:
         _query(request)
@@ -365,6 +375,18 @@ def _limit(query: dict[str, str], default: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 9 and 0 < int(text) <= LIST_LIMIT):
         raise SpecError((Fault("limit", f"{text!r} is no such number", f"write 1 to {LIST_LIMIT}"),))
     return int(text)
+
+
+def _time(query: dict[str, str], name: str) -> datetime | None:
+    """None when it is absent; UTC where it names no zone."""
+    if name not in query:
+        return None
+    try:
+        at = datetime.fromisoformat(query[name])
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        fault = Fault(name, f"{query[name][:40]!r} is no time", "write it like 2025-03-01T12:00:00Z")
+        raise SpecError((fault,)) from error
 
 
 def _flag(query: dict[str, str], name: str, default: bool) -> bool:

@@ -11,6 +11,7 @@ from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
 from controller_asg.model.group import group_to_dict
+from controller_asg.model.record import DemandMinute
 from controller_asg.model.scheduled_action import ScheduledAction
 
 
@@ -126,6 +127,12 @@ def decision_message(decision: Decision) -> pb.Decision:
         ],
         actions=decision.actions,
         summary=decision.summary,
+    )
+
+
+def demand_message(minute: DemandMinute) -> pb.DemandMinute:
+    return pb.DemandMinute(
+        minute=timestamp(minute.minute_at), demand=minute.demand, in_service=minute.in_service
     )
 
 

@@ -1,18 +1,21 @@
 """`controller-asg rehearse`: what a group's policy would have done with a load, before it is live."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controller_asg.cli.app import app
-from controller_asg.cli.calls import EXIT_BAD_INPUT, end
+from asg.admin.v1 import admin_pb2 as pb
+from controller_asg.cli.app import Address, app
+from controller_asg.cli.calls import DEFAULT_ADDRESS, EXIT_BAD_INPUT, TIMEOUT_SECONDS, controller, end
 from controller_asg.model.errors import Fault, SpecError
 
 if TYPE_CHECKING:
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
     from controller_asg.rehearse.world import Follower
 
 OURS = "demand_tracking"
+
+# `--load`: what the controller has recorded of a group.
+RECORDED = "recorded"
+RECORDED_SPAN = timedelta(days=7)
+LEAST_MINUTES = 60
 
 
 # Where a group is looked for by its name alone.
@@ -46,6 +54,7 @@ class Subject:
 
     name: str
     follower: "Callable[[float, Callable[[int, str], None]], Follower]"
+    largest: float | None = None  # inf: a group has bounds of its own
 
 
 @app.command()
@@ -53,7 +62,8 @@ def rehearse(
     load: Annotated[
         Path,
         typer.Option(
-            help="A trace: CSV of seconds,load, or .gz of it; a folder of them; or a made-up shape, as sine-day."
+            help="A trace: CSV of seconds,load, or .gz of it; a folder of them; a made-up shape, as sine-day; or"
+            " `recorded`: the last week of the running controller's group --group NAME, at its own size."
         ),
     ],
     group: Annotated[
@@ -70,8 +80,13 @@ def rehearse(
         ),
     ] = None,
     mean: Annotated[
-        float, typer.Option(min=0.01, help="Instances that the load needs on average; only its shape counts.")
-    ] = 10.0,
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Instances that the load needs on average; only its shape counts. Left out: 10, and of a recorded"
+            " load as many as it needed.",
+        ),
+    ] = None,
     delay: Annotated[float, typer.Option(min=0, help="Seconds from a launch to in service.")] = 120.0,
     capacity: Annotated[
         Path | None, typer.Option(help="Write seconds,desired,in_service there; a folder for several traces.")
@@ -81,15 +96,25 @@ def rehearse(
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Write the plots there as PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
+    address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Replay a load through a group in virtual time, and say how well its capacity followed."""
     from controller_asg.rehearse.figures import over_traces
+    from controller_asg.rehearse.load import MEAN_INSTANCES
     from controller_asg.rehearse.picture import terminal, write_html, write_png
+    from controller_asg.rehearse.whole_group import BEGIN, whole_group
     from controller_asg.rehearse.world import write_capacity
 
     try:
-        subjects = [_subject(group), *map(_compared, against or ["ec2"])]
-        traces = named_traces(load)
+        begin = BEGIN
+        traces: tuple[Trace, ...]
+        if str(load) == RECORDED and not load.exists():
+            applied, begin, trace = _recorded(group, address)
+            traces = (trace,)
+            first = Subject(f"{group} (applied)", partial(whole_group, applied, begin=begin), math.inf)
+        else:
+            first, traces, mean = _subject(group, begin), named_traces(load), mean or MEAN_INSTANCES
+        subjects = [first, *(_compared(each, begin) for each in against or ["ec2"])]
     except SpecError as error:
         end(list(error.faults), EXIT_BAD_INPUT)
     replays: list[Replay] = []
@@ -137,7 +162,38 @@ def named_traces(load: Path) -> "tuple[Trace, ...]":
     raise SpecError((Fault(str(load), "is not there", mend),))
 
 
-def _replay(trace: "Trace", mean: float, subjects: Sequence[Subject], delay_seconds: float) -> "Replay":
+def _recorded(name: str | None, address: str) -> "tuple[Group, datetime, Trace]":
+    """A group as it is applied, and its recorded demand with the first minute's begin. Raises SpecError."""
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from controller_asg.rehearse.load import Trace
+
+    if name is None:
+        mend = "name a group of the controller, as `controller-asg groups` shows them"
+        raise SpecError((Fault("--group", f"is missing, and --load {RECORDED} wants it", mend),))
+    since = Timestamp()
+    since.FromDatetime(datetime.now(UTC) - RECORDED_SPAN)
+    with controller(address) as admin:
+        request = pb.ListGroupsRequest(name=name)
+        (found,) = admin.ListGroups(request, timeout=TIMEOUT_SECONDS).groups
+        wanted = pb.GetDemandRequest(group=name, since=since)
+        minutes = admin.GetDemand(wanted, timeout=TIMEOUT_SECONDS).minutes
+    if len(minutes) < LEAST_MINUTES:
+        what = f"only {len(minutes)} minutes of demand are recorded, and a rehearsal wants {LEAST_MINUTES}"
+        raise SpecError(
+            (Fault(f"groups.{name}", what, "wait, and see that its instances report cpu_percent"),)
+        )
+    if not any(minute.demand for minute in minutes):
+        raise SpecError((Fault(f"groups.{name}", "had no load at all", "rehearse it at a trace"),))
+    group = _group(name, json.loads(found.document_json), "the controller")
+    begin = minutes[0].minute.ToDatetime(UTC)
+    seconds = tuple(float(minute.minute.seconds) for minute in minutes)
+    return group, begin, Trace(name, seconds, tuple(minute.demand for minute in minutes))
+
+
+def _replay(
+    trace: "Trace", mean: float | None, subjects: Sequence[Subject], delay_seconds: float
+) -> "Replay":
     from controller_asg.rehearse.figures import figures
     from controller_asg.rehearse.load import demand
     from controller_asg.rehearse.picture import Mark, Replay
@@ -150,7 +206,7 @@ def _replay(trace: "Trace", mean: float, subjects: Sequence[Subject], delay_seco
     for each in subjects:
         told_before = len(told)
         follower = each.follower(delay_seconds, lambda tick, line: told.append((tick, line)))
-        schedules[each.name] = rehearse(needed, follower, delay_seconds)
+        schedules[each.name] = rehearse(needed, follower, delay_seconds, each.largest)
         if each.name != first:
             del told[told_before:]
     return Replay(
@@ -174,18 +230,18 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         end([fault], EXIT_BAD_INPUT)
 
 
-def _compared(name: str) -> Subject:
+def _compared(name: str, begin: datetime) -> Subject:
     """Raises SpecError."""
     from controller_asg.rehearse.baselines import BASELINES
 
     if name not in BASELINE_NAMES:
-        return _subject(name)
+        return _subject(name, begin)
     baseline = BASELINE_NAMES[name]
     return Subject(baseline, lambda delay_seconds, tell: BASELINES[baseline]())
 
 
-def _subject(where: str | None) -> Subject:
-    """Raises SpecError."""
+def _subject(where: str | None, begin: datetime) -> Subject:
+    """Of a load that begins then. Raises SpecError."""
     from controller_asg.model.scaling_policy import DemandTracking
     from controller_asg.rehearse.follow import demand_tracking
     from controller_asg.rehearse.whole_group import whole_group
@@ -193,7 +249,7 @@ def _subject(where: str | None) -> Subject:
     name, found = policy_or_group(where)
     if isinstance(found, DemandTracking):
         return Subject(name, partial(demand_tracking, found))
-    return Subject(name, partial(whole_group, found))
+    return Subject(name, partial(whole_group, found, begin=begin), math.inf)
 
 
 def policy_or_group(where: str | None) -> "tuple[str, DemandTracking | Group]":

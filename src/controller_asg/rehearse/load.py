@@ -2,7 +2,7 @@
 
 A trace is CSV of `seconds,load`, gzipped where its name ends in .gz. Only its shape counts: the demand is scaled so
 that its mean is ten instances, or as many as are asked for. The mean is that of the rows, so rows at uneven distances
-weigh the same.
+weigh the same. A recorded demand is one already, and is taken as it is.
 """
 
 import gzip
@@ -68,12 +68,13 @@ def read_trace(path: Path) -> Trace:
     return Trace(path.name.removesuffix(".gz").removesuffix(".csv"), tuple(seconds), tuple(loads))
 
 
-def demand(trace: Trace, mean_instances: float = MEAN_INSTANCES) -> list[float]:
+def demand(trace: Trace, mean_instances: float | None = MEAN_INSTANCES) -> list[float]:
     """Instances at 100 % that each tick of 10 s needs, from the first row's second to the last's.
 
+    Without a mean the loads are the demand.
     A tick with rows in it has their mean; one between rows has the straight line's value at its start.
     """
-    one = sum(trace.loads) / len(trace.loads) / mean_instances
+    one = 1.0 if mean_instances is None else sum(trace.loads) / len(trace.loads) / mean_instances
     begin = trace.seconds[0]
     ticks: list[float] = []
     row, rows = 0, len(trace.loads)

@@ -24,13 +24,20 @@ BEGIN = datetime(2028, 2, 28, tzinfo=UTC)  # midnight, a Monday: scheduled actio
 
 
 def whole_group(
-    group: Group, delay_seconds: float = 120.0, tell: Callable[[int, str], None] = lambda tick, line: None
+    group: Group,
+    delay_seconds: float = 120.0,
+    tell: Callable[[int, str], None] = lambda tick, line: None,
+    begin: datetime = BEGIN,
 ) -> Follower:
-    """A fresh one. `tell` hears each change it asks for: the tick, and the decision's summary."""
+    """A fresh one.
+
+    The first tick is at `begin`, which scheduled actions go by. `tell` hears each change it asks for:
+    the tick, and the decision's summary.
+    """
     memories = {each.name: DemandMemory() for each in group.policies if isinstance(each, DemandTracking)}
     longest = max((policy.window_seconds for policy in group.policies), default=0.0)
     samples: deque[Sample] = deque(maxlen=int(longest // TICK_SECONDS) + 1)
-    record = GroupRecord(group, 1, "", "", group.min_size, BEGIN)
+    record = GroupRecord(group, 1, "", "", group.min_size, begin)
     instances: list[Instance] = []  # the oldest first; the world takes the youngest away
 
     def instance(number: int, now: datetime, serves: bool) -> Instance:
@@ -42,13 +49,13 @@ def whole_group(
 
     def follow(seen: Seen) -> int:
         nonlocal record
-        now, second = BEGIN + timedelta(seconds=seen.tick * TICK_SECONDS), float(seen.tick * TICK_SECONDS)
+        now, second = begin + timedelta(seconds=seen.tick * TICK_SECONDS), float(seen.tick * TICK_SECONDS)
         if seen.tick:
             samples.append(Sample(second, {METRIC: 100 * seen.utilisation}))
         del instances[seen.in_service :]
         while len(instances) < seen.in_service:
             # Those of the start serve for long.
-            instances.append(instance(len(instances), now if seen.tick else BEGIN - timedelta(days=1), True))
+            instances.append(instance(len(instances), now if seen.tick else begin - timedelta(days=1), True))
         heard = tuple(samples)
         members = [
             Member(each, None, AgentView(each.instance_id, 0.0, samples=heard, as_of=second), 0.0)
@@ -68,7 +75,7 @@ def whole_group(
                 answers=(),
                 silence_seconds=2 * TICK_SECONDS,
                 ping_timeout_seconds=1.0,
-                watching_since_at=BEGIN,
+                watching_since_at=begin,
                 subnets=(("a subnet", "a zone"),),
                 memories=memories,
             )

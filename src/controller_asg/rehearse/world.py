@@ -54,10 +54,16 @@ def needs(demand: Sequence[float]) -> list[int]:
     return [max(1, whole(each)) for each in demand]
 
 
-def rehearse(demand: Sequence[float], follow: Follower, delay_seconds: float = 120.0) -> Schedule:
-    """The capacity that this policy would have given. Sizes: 1 to twice the peak, so the maximum never decides."""
+def rehearse(
+    demand: Sequence[float], follow: Follower, delay_seconds: float = 120.0, largest: float | None = None
+) -> Schedule:
+    """The capacity that this policy would have given.
+
+    Sizes: 1 to `largest`, twice the peak where it is None, so that the maximum never decides.
+    """
     delay = math.ceil(delay_seconds / TICK_SECONDS)
-    largest = max(1, math.ceil(2 * max(demand)))
+    if largest is None:
+        largest = max(1, math.ceil(2 * max(demand)))
     in_service, booting = max(1, math.ceil(demand[0] / START_UTILISATION)), 0
     boots: deque[tuple[int, int]] = deque()  # (tick at which they serve, how many), the oldest first
     utilisation, served_by = 0.0, 0
@@ -68,7 +74,7 @@ def rehearse(demand: Sequence[float], follow: Follower, delay_seconds: float = 1
             in_service += booted
             booting -= booted
         wish = follow(Seen(tick, utilisation, served_by, in_service, booting, in_service + booting))
-        change = min(max(wish, 1), largest) - in_service - booting
+        change = int(min(max(wish, 1), largest)) - in_service - booting
         if change > 0:
             boots.append((tick + delay, change))
             booting += change

@@ -22,6 +22,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         self.desired: dict[str, int] = {}
         self.conditions: list[tuple[str, str]] = []
         self.calls: list[tuple[str, Any]] = []
+        self.minutes: list[Any] = []
 
     def ApplyGroups(self, request: Any, context: Any) -> Any:
         self.calls.append(("ApplyGroups", request))
@@ -106,6 +107,10 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         decision = answer.decisions.add(decision_id=7, group=request.group, summary="web stays at 2")
         decision.votes.add(policy="cpu", reason="no sample")
         return answer
+
+    def GetDemand(self, request: Any, context: Any) -> Any:
+        self.calls.append(("GetDemand", request))
+        return pb.GetDemandResponse(minutes=self.minutes)
 
     def GetStatus(self, request: Any, context: Any) -> Any:
         return pb.GetStatusResponse(summary="1 group, 2 of 2 in service")

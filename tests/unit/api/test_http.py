@@ -3,13 +3,14 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import httpx
 import pytest
 
 from controller_asg.api.http import bind_http, build_http_app, http_server, read_token
 from controller_asg.model.errors import SpecError, StoreError, ThrottledError
-from tests.fake_controller import A, B, C, FakeController
+from tests.fake_controller import NOW, A, B, C, FakeController
 
 TOKEN = "0123456789abcdef0123"
 
@@ -236,6 +237,17 @@ async def test_v1_tells_groups_instances_activities_and_decisions(client):
     decisions = (await client.get("/v1/groups/web/decisions")).json()["decisions"]
     assert [vote["capacity"] for vote in decisions[0]["votes"]] == [6, None]
     assert (await client.get("/v1/status")).json()["summary"] == "2 groups, 3 of 3 in service"
+
+
+async def test_demand_is_told_between_two_times(client):
+    begin, end = NOW + timedelta(minutes=1), NOW + timedelta(minutes=2)
+    asked = {"since": begin.isoformat(), "until": f"{end:%Y-%m-%dT%H:%M}Z"}
+    (minute,) = (await client.get("/v1/groups/web/demand", params=asked)).json()["minutes"]
+    assert (minute["demand"], minute["in_service"]) == (1.5, 2.0)
+    assert (await client.get("/v1/groups/web/demand")).json() == {"minutes": []}, "of the last day"
+    refused = await client.get("/v1/groups/web/demand", params={"since": "yesterday"})
+    assert refused.status_code == 400
+    assert "'yesterday' is no time" in refused.json()["errors"][0]["what"]
 
 
 @pytest.mark.parametrize(

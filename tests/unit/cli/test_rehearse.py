@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from typer.testing import CliRunner, Result
 
+from asg.admin.v1 import admin_pb2 as pb
 from controller_asg.cli import rehearse as _rehearse  # noqa: F401 - its command joins the others
 from controller_asg.cli.app import app
 from controller_asg.rehearse.generate import generate, write_trace
+from tests.unit.ansible.admin_double import AdminDouble, serving
 
 
 @pytest.fixture
@@ -89,6 +92,41 @@ def test_a_whole_group_is_rehearsed_and_held_against_another(trace: Path, tmp_pa
     refused = run("--load", trace, "--group", many)
     assert refused.exit_code == 2
     assert f"holds the groups web, other; write {many}:web" in "".join(refused.output.splitlines())
+
+
+def test_what_the_controller_has_recorded_is_rehearsed_at_its_own_size(tmp_path: Path) -> None:
+    double, changed = AdminDouble(), tmp_path / "changed.yaml"
+    double.groups["web"] = {"min_size": 1, "max_size": 40, "policies": [{"type": "demand_tracking"}]}
+    changed.write_text("{min_size: 30, max_size: 40}")
+
+    def record(minutes: int, load: float) -> None:
+        double.minutes = [
+            pb.DemandMinute(minute=Timestamp(seconds=1_800_000_000 + 60 * n), demand=load * (1 + n % 2 / 10))
+            for n in range(minutes)
+        ]
+
+    with serving(double, tmp_path) as address:
+        asked = ("--load", "recorded", "--group", "web", "--address", address)
+        record(120, 8.0)
+        told = json.loads(run(*asked, "--against", changed, "--json").output)["together"]
+        assert (
+            8 <= told["web (applied)"]["mean_in_service"] < 17.5
+        )  # as the instances at the begin are, or fewer
+        size = told["changed"]["mean_in_service"]
+        assert size == pytest.approx(30, rel=0.05), "its min_size, however small the load"
+        larger = json.loads(run(*asked, "--mean", 80, "--json").output)["together"]
+        assert larger["web (applied)"]["mean_in_service"] >= 40
+        record(59, 8.0)
+        short = run(*asked)
+        record(120, 0.0)
+        idle = run(*asked)
+    (_, request), *_ = double.calls
+    assert (request.group, request.HasField("since")) == ("web", True)
+    assert (short.exit_code, idle.exit_code) == (2, 2)
+    assert "groups.web: only 59 minutes of demand are recorded" in " ".join(short.output.split())
+    assert "groups.web: had no load at all" in " ".join(idle.output.split())
+    nameless = run("--load", "recorded")
+    assert "--group: is missing, and --load recorded wants it" in " ".join(nameless.output.split())
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,11 @@ class AdminServiceStub:
                 request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ListDecisionsRequest.SerializeToString,
                 response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ListDecisionsResponse.FromString,
                 _registered_method=True)
+        self.GetDemand = channel.unary_unary(
+                '/asg.admin.v1.AdminService/GetDemand',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandResponse.FromString,
+                _registered_method=True)
         self.SetDesiredCapacity = channel.unary_unary(
                 '/asg.admin.v1.AdminService/SetDesiredCapacity',
                 request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.SetDesiredCapacityRequest.SerializeToString,
@@ -153,6 +158,13 @@ class AdminServiceServicer:
 
     def ListDecisions(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDemand(self, request, context):
+        """The recorded demand of the last 15 days.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -243,6 +255,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListDecisions,
                     request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ListDecisionsRequest.FromString,
                     response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ListDecisionsResponse.SerializeToString,
+            ),
+            'GetDemand': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDemand,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandResponse.SerializeToString,
             ),
             'SetDesiredCapacity': grpc.unary_unary_rpc_method_handler(
                     servicer.SetDesiredCapacity,
@@ -471,6 +488,33 @@ class AdminService:
             '/asg.admin.v1.AdminService/ListDecisions',
             asg_dot_admin_dot_v1_dot_admin__pb2.ListDecisionsRequest.SerializeToString,
             asg_dot_admin_dot_v1_dot_admin__pb2.ListDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDemand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/GetDemand',
+            asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandResponse.FromString,
             options,
             channel_credentials,
             insecure,

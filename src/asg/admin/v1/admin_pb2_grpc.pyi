@@ -44,6 +44,8 @@ class AdminServiceStub:
     ListInstances: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListInstancesRequest, _admin_pb2.ListInstancesResponse]
     ListActivities: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListActivitiesRequest, _admin_pb2.ListActivitiesResponse]
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDecisionsRequest, _admin_pb2.ListDecisionsResponse]
+    GetDemand: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetDemandRequest, _admin_pb2.GetDemandResponse]
+    """The recorded demand of the last 15 days."""
     SetDesiredCapacity: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetDesiredCapacityRequest, _admin_pb2.SetDesiredCapacityResponse]
     """INVALID_ARGUMENT outside of min_size to max_size."""
     LaunchInstances: _grpc.UnaryUnaryMultiCallable[_admin_pb2.LaunchInstancesRequest, _admin_pb2.LaunchInstancesResponse]
@@ -76,6 +78,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ListInstances: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListInstancesRequest, _admin_pb2.ListInstancesResponse]  # type: ignore[assignment]
     ListActivities: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListActivitiesRequest, _admin_pb2.ListActivitiesResponse]  # type: ignore[assignment]
     ListDecisions: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDecisionsRequest, _admin_pb2.ListDecisionsResponse]  # type: ignore[assignment]
+    GetDemand: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetDemandRequest, _admin_pb2.GetDemandResponse]  # type: ignore[assignment]
+    """The recorded demand of the last 15 days."""
     SetDesiredCapacity: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetDesiredCapacityRequest, _admin_pb2.SetDesiredCapacityResponse]  # type: ignore[assignment]
     """INVALID_ARGUMENT outside of min_size to max_size."""
     LaunchInstances: _aio.UnaryUnaryMultiCallable[_admin_pb2.LaunchInstancesRequest, _admin_pb2.LaunchInstancesResponse]  # type: ignore[assignment]
@@ -147,6 +151,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListDecisionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListDecisionsResponse, _abc.Awaitable[_admin_pb2.ListDecisionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetDemand(
+        self,
+        request: _admin_pb2.GetDemandRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetDemandResponse, _abc.Awaitable[_admin_pb2.GetDemandResponse]]:
+        """The recorded demand of the last 15 days."""
 
     @_abc_1.abstractmethod
     def SetDesiredCapacity(
