@@ -134,10 +134,11 @@ def _score(
     if group is not None:
         policies = tuple(policy if each.name == policy.name else each for each in group.policies)
         follower = whole_group(replace(group, policies=policies), delay_seconds)
+        schedule = rehearse(demand, follower, delay_seconds, math.inf)  # its own bounds hold
     else:
         assert isinstance(policy, DemandTracking)
-        follower = demand_tracking(policy, delay_seconds)
-    schedule, need = rehearse(demand, follower, delay_seconds), needs(demand)
+        schedule = rehearse(demand, demand_tracking(policy, delay_seconds), delay_seconds)
+    need = needs(demand)
 
     def part(ticks: slice) -> Figures:
         return figures(
