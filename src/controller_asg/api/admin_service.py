@@ -32,6 +32,7 @@ from controller_asg.api.messages import (
     timestamp,
 )
 from controller_asg.api.status_codes import BUG, codes_of, faults_in
+from controller_asg.api.yesterday import rehearse_yesterday
 from controller_asg.engine.controller import Controller
 from controller_asg.model.errors import AsgError, Fault, SpecError
 
@@ -87,8 +88,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             applied, warnings = await self._controller.apply_groups(
                 _documents(request), request.validate_only, request.source
             )
+            yesterday = await rehearse_yesterday(self._controller, applied) if request.validate_only else {}
             return pb.ApplyGroupsResponse(
-                groups=map(applied_message, applied), warnings=map(fault_message, warnings)
+                groups=[applied_message(each, yesterday.get(each.name)) for each in applied],
+                warnings=map(fault_message, warnings),
             )
 
     async def DeleteGroup(self, request: pb.DeleteGroupRequest, context: Context) -> pb.DeleteGroupResponse:

@@ -136,7 +136,7 @@ def demand_message(minute: DemandMinute) -> pb.DemandMinute:
     )
 
 
-def applied_message(applied: Applied) -> pb.AppliedGroup:
+def applied_message(applied: Applied, yesterday: pb.Yesterday | None) -> pb.AppliedGroup:
     return pb.AppliedGroup(
         name=applied.name,
         changed=applied.changed,
@@ -144,4 +144,5 @@ def applied_message(applied: Applied) -> pb.AppliedGroup:
         after_json="" if applied.after is None else json.dumps(applied.after),
         version=applied.version,
         outdated_instance_ids=applied.outdated_instance_ids,
+        yesterday=yesterday,
     )

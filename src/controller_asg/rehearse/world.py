@@ -55,16 +55,21 @@ def needs(demand: Sequence[float]) -> list[int]:
 
 
 def rehearse(
-    demand: Sequence[float], follow: Follower, delay_seconds: float = 120.0, largest: float | None = None
+    demand: Sequence[float],
+    follow: Follower,
+    delay_seconds: float = 120.0,
+    largest: float | None = None,
+    first: int | None = None,
 ) -> Schedule:
     """The capacity that this policy would have given.
 
     Sizes: 1 to `largest`, twice the peak where it is None, so that the maximum never decides.
+    `first` are in service at the begin; None: as many as the first tick's demand makes 60 % busy.
     """
     delay = math.ceil(delay_seconds / TICK_SECONDS)
     if largest is None:
         largest = max(1, math.ceil(2 * max(demand)))
-    in_service, booting = max(1, math.ceil(demand[0] / START_UTILISATION)), 0
+    in_service, booting = first or max(1, math.ceil(demand[0] / START_UTILISATION)), 0
     boots: deque[tuple[int, int]] = deque()  # (tick at which they serve, how many), the oldest first
     utilisation, served_by = 0.0, 0
     schedule = Schedule([], [])

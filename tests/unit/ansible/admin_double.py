@@ -23,6 +23,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         self.conditions: list[tuple[str, str]] = []
         self.calls: list[tuple[str, Any]] = []
         self.minutes: list[Any] = []
+        self.yesterday: Any = None
 
     def ApplyGroups(self, request: Any, context: Any) -> Any:
         self.calls.append(("ApplyGroups", request))
@@ -40,6 +41,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
                 before_json=json.dumps(before) if before else "",
                 after_json=json.dumps(document),
                 version=1,
+                yesterday=self.yesterday if request.validate_only else None,
             )
         if faults:
             refuse(context, faults)

@@ -10,6 +10,8 @@ import yaml
 from admin_double import AdminDouble
 from module_process import PROJECT, Run
 
+from asg.admin.v1 import admin_pb2 as pb
+
 pytestmark = pytest.mark.process
 
 MODULES = sorted(path.stem for path in (PROJECT / "library").glob("*.py"))
@@ -119,6 +121,30 @@ def test_check_mode_asks_the_same_call_and_changes_nothing(
     assert sent(controller) == ["ApplyGroups"]
     assert controller.calls[0][1].validate_only
     assert controller.groups == {}
+
+
+def test_check_mode_tells_what_both_documents_would_have_done_yesterday(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.groups["web"] = {**WEB, "min_size": 1}
+    controller.yesterday = pb.Yesterday(
+        before=pb.Outcome(instance_hours=24.04, under_percent=3.0, changes=7),
+        after=pb.Outcome(instance_hours=48, under_percent=0.126, changes=3),
+    )
+    checked = run("asg_group", _check=True, address=address, groups={"web": WEB})
+    assert checked["groups"][0]["yesterday"] == {
+        "before": {"instance_hours": 24.0, "under_percent": 3.0, "changes": 7},
+        "after": {"instance_hours": 48.0, "under_percent": 0.13, "changes": 3},
+    }
+    line = (
+        "# yesterday web would have paid {} instance-hours, been short {} % of the time"
+        " and changed its size {} times"
+    )
+    assert line.format("24.0", "3.0", 7) in checked["diff"]["before"].splitlines()
+    assert line.format("48.0", "0.13", 3) in checked["diff"]["after"].splitlines()
+    applied = run("asg_group", address=address, groups={"web": WEB})
+    assert "yesterday" not in applied["groups"][0]
+    assert "yesterday" not in applied["diff"]["after"]
 
 
 def test_every_fault_of_the_documents_comes_back_with_its_place(

@@ -237,6 +237,7 @@ class AppliedGroup(_message.Message):
     AFTER_JSON_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     OUTDATED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    YESTERDAY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     changed: _builtins.bool
     before_json: _builtins.str
@@ -247,6 +248,12 @@ class AppliedGroup(_message.Message):
     def outdated_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Instances whose launch parameters differ from the document's now."""
 
+    @_builtins.property
+    def yesterday(self) -> Global___Yesterday:
+        """With validate_only, of a group whose document would change. Absent: less than six hours of its demand are recorded, a
+        policy goes by another metric than cpu_percent, or two seconds were not enough.
+        """
+
     def __init__(
         self,
         *,
@@ -256,14 +263,74 @@ class AppliedGroup(_message.Message):
         after_json: _builtins.str = ...,
         version: _builtins.int = ...,
         outdated_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        yesterday: Global___Yesterday | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["yesterday", b"yesterday"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_json", b"after_json", "before_json", b"before_json", "changed", b"changed", "name", b"name", "outdated_instance_ids", b"outdated_instance_ids", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_json", b"after_json", "before_json", b"before_json", "changed", b"changed", "name", b"name", "outdated_instance_ids", b"outdated_instance_ids", "version", b"version", "yesterday", b"yesterday"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppliedGroup: _TypeAlias = AppliedGroup  # noqa: Y015
+
+@_typing.final
+class Yesterday(_message.Message):
+    """A rehearsal of the group's recorded demand of the last 24 hours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    RECORDED_MINUTES_FIELD_NUMBER: _builtins.int
+    recorded_minutes: _builtins.int
+    @_builtins.property
+    def before(self) -> Global___Outcome:
+        """By the document that is applied, and by the one sent."""
+
+    @_builtins.property
+    def after(self) -> Global___Outcome: ...
+    def __init__(
+        self,
+        *,
+        before: Global___Outcome | None = ...,
+        after: Global___Outcome | None = ...,
+        recorded_minutes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "recorded_minutes", b"recorded_minutes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Yesterday: _TypeAlias = Yesterday  # noqa: Y015
+
+@_typing.final
+class Outcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_HOURS_FIELD_NUMBER: _builtins.int
+    UNDER_PERCENT_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    instance_hours: _builtins.float
+    """Paid, in service or booting."""
+    under_percent: _builtins.float
+    """0 to 100: share of the time in which there was too little capacity."""
+    changes: _builtins.int
+    """Of the desired capacity."""
+    def __init__(
+        self,
+        *,
+        instance_hours: _builtins.float = ...,
+        under_percent: _builtins.float = ...,
+        changes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "instance_hours", b"instance_hours", "under_percent", b"under_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 @_typing.final
 class DeleteGroupRequest(_message.Message):
