@@ -14,7 +14,7 @@ from asg.admin.v1 import admin_pb2 as pb
 from controller_asg.engine.controller import Applied, Controller
 from controller_asg.model.record import DemandMinute
 from controller_asg.policy.serving import LEAD_SECONDS
-from controller_asg.rehearse.whole_group import METRIC
+from controller_asg.rehearse import METRIC
 
 log = structlog.get_logger()
 

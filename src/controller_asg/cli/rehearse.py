@@ -315,7 +315,7 @@ def _group(name: str, document: Any, source: str) -> "Group":
     """A group whose image stands elsewhere (in asg_group_defaults) is as good here as any."""
     from controller_asg.model.document import parse_groups, place
     from controller_asg.model.scaling_policy import metrics_of
-    from controller_asg.rehearse.whole_group import METRIC
+    from controller_asg.rehearse import METRIC
 
     if isinstance(document, dict) and isinstance(launch := document.get("launch", {}), dict):
         document = {**document, "launch": {"image": {"id": "ami-00000000"}, **launch}}

@@ -16,10 +16,10 @@ from controller_asg.model.scaling_policy import DemandTracking
 from controller_asg.planner.plan_pass import plan
 from controller_asg.planner.snapshot import Member, Snapshot
 from controller_asg.policy.demand import DemandMemory
+from controller_asg.rehearse import METRIC
 from controller_asg.rehearse.load import TICK_SECONDS
 from controller_asg.rehearse.world import Follower, Seen
 
-METRIC = "cpu_percent"
 BEGIN = datetime(2028, 2, 28, tzinfo=UTC)  # midnight, a Monday: scheduled actions fire as on one
 
 
