@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -235,7 +235,9 @@ def _compared(name: str, begin: datetime) -> Subject:
     from controller_asg.rehearse.baselines import BASELINES
 
     if name not in BASELINE_NAMES:
-        return _subject(name, begin)
+        return replace(
+            _subject(name, begin), name=name
+        )  # a changed group has the same name as the present one
     baseline = BASELINE_NAMES[name]
     return Subject(baseline, lambda delay_seconds, tell: BASELINES[baseline]())
 

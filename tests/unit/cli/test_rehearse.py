@@ -89,6 +89,8 @@ def test_a_whole_group_is_rehearsed_and_held_against_another(trace: Path, tmp_pa
     assert capped_figures["mean_in_service"] <= 12
     assert cost(told.output, "web") > capped_figures["cost"]
     assert "demand_tracking: demand " in out.read_text()  # the group's own decisions
+    both = json.loads(run("--load", trace, "--group", file, "--against", file, "--json").output)["together"]
+    assert both["web"] == both[str(file)]
     refused = run("--load", trace, "--group", many)
     assert refused.exit_code == 2
     assert f"holds the groups web, other; write {many}:web" in "".join(refused.output.splitlines())
@@ -112,7 +114,7 @@ def test_what_the_controller_has_recorded_is_rehearsed_at_its_own_size(tmp_path:
         assert (
             8 <= told["web (applied)"]["mean_in_service"] < 17.5
         )  # as the instances at the begin are, or fewer
-        size = told["changed"]["mean_in_service"]
+        size = told[str(changed)]["mean_in_service"]
         assert size == pytest.approx(30, rel=0.05), "its min_size, however small the load"
         larger = json.loads(run(*asked, "--mean", 80, "--json").output)["together"]
         assert larger["web (applied)"]["mean_in_service"] >= 40
