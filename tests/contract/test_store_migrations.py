@@ -15,6 +15,7 @@ from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.errors import StoreError
 from controller_asg.model.record import Change, DemandMinute, PolicyMemories, State
+from controller_asg.store import partial_index  # noqa: F401 - it belongs to METADATA
 from controller_asg.store.connect import create_sqlite_file, make_engine, parse_url
 from controller_asg.store.migrate import Migrated, _config, current, head, migrate
 from controller_asg.store.schema import METADATA, SCHEMA_REVISION

@@ -181,12 +181,6 @@ ACTIVITIES = Table(
     Index(None, "started_unix_ms", "activity_id"),
     Index(None, "ended_unix_ms"),
 )
-Index(
-    "ix_activities_open",
-    ACTIVITIES.c.started_unix_ms,
-    sqlite_where=ACTIVITIES.c.status == "InProgress",
-    postgresql_where=ACTIVITIES.c.status == "InProgress",
-)
 
 DECISIONS = Table(
     "decisions",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cache, partial
+from importlib import import_module
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -30,7 +31,6 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from controller_asg.model.activity import Activity, ActivityStatus
@@ -315,9 +315,10 @@ def _upsert_all(connection: Connection, table: Table, rows: Iterable[Row]) -> No
 
 @cache
 def _upsert(dialect: str, table: Table) -> Insert:
-    statement = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    statement = import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
     updated = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
-    return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=updated)
+    upsert: Insert = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=updated)
+    return upsert
 
 
 def _write_decision(connection: Connection, decision: Decision) -> int:

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from controller_asg.store import partial_index  # noqa: F401 - it belongs to METADATA
 from controller_asg.store.schema import METADATA
 
 context.configure(
