@@ -79,6 +79,7 @@ def _serve(name: str, folder: Path, settings: dict[str, Any], end: threading.Eve
     # Bound wide since the bridge comes and goes with the machines; nothing is served before nft filters the ports.
     everywhere = "0.0.0.0"
     api = make_server(everywhere, options.api_port, application, threaded=True)
+    # Its threaded server has it (socketserver.ThreadingMixIn); the declared base has not.
     api.daemon_threads = True  # type: ignore[attr-defined]
     metadata = imds.serve(world)
     names = resolver.serve(network)

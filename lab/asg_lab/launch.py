@@ -246,6 +246,7 @@ def _launch(backend: Any, response: Any, request: LaunchRequest, count: int, tok
 
 
 def _tags(response: Any) -> dict[str, dict[str, str]]:
+    # moto carries no types.
     return convert_tag_spec(response._get_param("TagSpecifications", []) or [])  # type: ignore[no-any-return]
 
 

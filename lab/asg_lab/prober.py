@@ -46,6 +46,7 @@ class Prober:
                 known = {each.spec.instance_id: each for each in self._pool.all() if each.pid}
                 self._next_at = {key: at for key, at in self._next_at.items() if key in known}
                 for instance_id, each in known.items():
+                    # mypy infers no type for a lambda with a default.
                     self._guarded(lambda each=each: self._watch_boot(each))  # type: ignore[misc]
                     if self._next_at.get(instance_id, 0.0) <= now:
                         self._next_at[instance_id] = now + 60  # until this look has ended
