@@ -71,6 +71,10 @@ ROWS["0002"] = tuple(
 )
 ROWS["0003"] = (*ROWS["0002"], ("INSERT INTO policy_memories VALUES ('web', '{}')", {}))
 ROWS["0004"] = (*ROWS["0003"], ("INSERT INTO demand_minutes VALUES ('web', 1740830400000, 1.5, 2.0)", {}))
+ROWS["0005"] = tuple(
+    (statement.replace("false, '', NULL, '')", "false, '', NULL, '', '{}')"), values)
+    for statement, values in ROWS["0004"]
+)
 LAUNCH = LaunchRequest(
     "a1",
     "web",

@@ -22,10 +22,11 @@ from grpc_reflection.v1alpha import reflection
 from asg.monitor.v1 import monitor_pb2
 from asg.register.v1 import register_pb2, register_pb2_grpc
 from controller_asg.api.peer import may_speak_for, peer_address
+from controller_asg.model.agent_order import AgentOrder, Drain, Resume, RunHook
 from controller_asg.model.metric import AMOUNTS, PERCENTS
 from controller_asg.monitor.agent import Member
 from controller_asg.monitor.fleet import Fleet
-from controller_asg.monitor.session import AgentSession, Drain, EndReason, Pace, SessionEnded
+from controller_asg.monitor.session import AgentSession, EndReason, Pace, SessionEnded
 
 log = structlog.get_logger()
 
@@ -268,12 +269,26 @@ async def write_orders(session: AgentSession, context: "Context") -> Never:
             session.end(EndReason.CLOSED, "")
 
 
-def order_message(order: Pace | Drain) -> register_pb2.SessionResponse:
-    if isinstance(order, Pace):
-        settings = register_pb2.AgentSettings(sample_interval_seconds=order.sample_interval_seconds)
-        return register_pb2.SessionResponse(settings=settings)
-    drain = register_pb2.Drain(timeout_seconds=order.timeout_seconds, reason=order.reason)
-    return register_pb2.SessionResponse(drain=drain)
+def order_message(order: Pace | AgentOrder) -> register_pb2.SessionResponse:
+    match order:
+        case Pace(seconds):
+            settings = register_pb2.AgentSettings(sample_interval_seconds=seconds)
+            return register_pb2.SessionResponse(settings=settings)
+        case Drain(seconds, reason):
+            drain = register_pb2.Drain(timeout_seconds=seconds, reason=reason)
+            return register_pb2.SessionResponse(drain=drain)
+        case Resume(reason):
+            return register_pb2.SessionResponse(resume=register_pb2.Resume(reason=reason))
+        case RunHook():
+            hook = register_pb2.RunHook(
+                token=order.token,
+                command=order.command,
+                timeout_seconds=order.timeout_seconds,
+                transition=order.transition,
+                hook=order.hook,
+                metadata=order.metadata,
+            )
+            return register_pb2.SessionResponse(run_hook=hook)
 
 
 def check_identity(identity: register_pb2.AgentIdentity) -> None:

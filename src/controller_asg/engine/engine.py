@@ -24,6 +24,7 @@ from controller_asg.engine.memory import Memory
 from controller_asg.engine.reconciler import Agents, Reconciler, Shared
 from controller_asg.engine.view import CloudView
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
+from controller_asg.model.agent_order import AgentOrder
 from controller_asg.model.clock import Clock
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import CloudError, ConflictError, Fault, FencedError, SpecError, StoreError
@@ -74,6 +75,8 @@ class Watch(Agents, Protocol):
     def expect(self, members: Iterable[Expected]) -> None: ...
 
     def keep(self, window_seconds: float) -> None: ...
+
+    def send(self, instance_id: str, order: AgentOrder) -> bool: ...
 
 
 class Bootstrap(Protocol):
@@ -219,6 +222,7 @@ class Engine:
             subnets=self._known_subnets,
             act=self._act,
             bootstrap=self._start_bootstrap,
+            tell_agent=self._fleet.send,
             members_changed=self._members_changed,
             look_at_ec2=self._look.set,
         )

@@ -14,6 +14,7 @@ from controller_asg.engine.memory import Memory
 from controller_asg.engine.policy_memories import Remembering
 from controller_asg.engine.view import CloudView
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
+from controller_asg.model.agent_order import AgentOrder
 from controller_asg.model.clock import Clock
 from controller_asg.model.errors import StoreError
 from controller_asg.model.group import Group
@@ -59,6 +60,7 @@ class Shared:
     # Carry out what was journalled: (activity, keep its instances' console).
     act: Callable[[Activity, bool], None]
     bootstrap: Callable[[str], None]
+    tell_agent: Callable[[str, AgentOrder], bool]
     members_changed: Callable[[], None]
     look_at_ec2: Callable[[], None]
 
@@ -244,6 +246,8 @@ class Reconciler:
             self._shared.act(activity, keep_console)
         for instance_id in planned.bootstraps:
             self._shared.bootstrap(instance_id)
+        for instance_id, order in planned.agent_orders:
+            self._shared.tell_agent(instance_id, order)
 
     def _remember(self, snapshot: Snapshot, planned: Plan) -> None:
         """What status shows until the next pass."""

@@ -112,6 +112,24 @@ class Sample:
 
 
 @immutable
+class Lease:
+    """Work that an instance says it does, by its agent. `ends_at` is the monotonic clock of `AgentView.as_of`."""
+
+    owner: str
+    reason: str
+    ends_at: float | None  # None: until it is ended
+    protect_from_scale_in: bool = False
+
+
+@immutable
+class CommandEnd:
+    """How a drain or hook command on the instance ended. No exit code: it was killed at its limit."""
+
+    exit_code: int | None
+    output: str  # the last 4 KiB
+
+
+@immutable
 class AgentView:
     """What MonitorC knows of one instance's agent. `as_of` is the monotonic moment at which that was so."""
 
@@ -128,3 +146,9 @@ class AgentView:
     as_of: float = 0.0
     # (since when, until when) it was silent the last time, by the same clock as `as_of`.
     last_silence: tuple[float, float] | None = None
+    # What it works on. None: it has not told this controller process.
+    leases: tuple[Lease, ...] | None = None
+    # How the last drain ended; None while it runs, or when there was none.
+    drained: CommandEnd | None = None
+    # By token: those that run (None) or ended, as far as this controller process has heard.
+    hooks: Mapping[str, CommandEnd | None] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from controller_asg.model.instance import AgentView, Sample
+from controller_asg.model.instance import AgentView, CommandEnd, Lease, Sample
 
 if TYPE_CHECKING:
     from controller_asg.monitor.session import AgentSession
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Readings kept of one instance, whatever the window. A longer window at a faster pace is thinned evenly: 10,000
 # instances with 16 metrics each then stay below 1.5 GiB, and one that floods us only spoils its own resolution.
 MAX_READINGS = 120
+NO_HOOKS: Mapping[str, CommandEnd | None] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +31,6 @@ class Member:
     private_ip: str  # empty while EC2 has not told it yet: nobody may speak for it then
     # It was InService before this process started: its silence counts although this process never heard it.
     watch: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """How the instance's drain command ended. None: it was killed at its limit."""
-
-    exit_code: int | None
-    output: str  # the last 4 KiB
 
 
 class Agent:
@@ -52,7 +45,9 @@ class Agent:
         "failed_pings",
         "failing_since",
         "heard_at",
+        "hooks",
         "last_silence",
+        "leases",
         "member",
         "metrics",
         "monitor_port",
@@ -78,7 +73,9 @@ class Agent:
         self.failing_since: float | None = None  # when the first of the failed pings in a row was sent
         self.failed_pings = 0
         self.unregister_requested = False
-        self.drained: Drained | None = None
+        self.drained: CommandEnd | None = None
+        self.hooks: dict[str, CommandEnd | None] = {}
+        self.leases: tuple[Lease, ...] | None = None
         self.readings: deque[Sample] = deque()  # newest last
         self.metrics: Mapping[str, float] = {}
 
@@ -133,4 +130,7 @@ class Agent:
             self.metrics,
             now,
             self.last_silence,
+            self.leases,
+            self.drained,
+            dict(self.hooks) if self.hooks else NO_HOOKS,
         )

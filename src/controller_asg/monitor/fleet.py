@@ -13,10 +13,11 @@ from typing import Protocol
 
 import structlog
 
+from controller_asg.model.agent_order import AgentOrder, Drain
 from controller_asg.model.clock import Clock
-from controller_asg.model.instance import AgentView
-from controller_asg.monitor.agent import Agent, Drained, Member
-from controller_asg.monitor.session import AgentSession, Drain, EndReason, Pace
+from controller_asg.model.instance import AgentView, CommandEnd
+from controller_asg.monitor.agent import Agent, Member
+from controller_asg.monitor.session import AgentSession, EndReason, Pace
 
 __all__ = ["Fleet", "Member", "Pinger", "WatchSettings"]
 
@@ -133,19 +134,15 @@ class Fleet:
             if agent.session is not None:
                 agent.session.push(Pace(settings.sample_interval_seconds))
 
-    def drain(self, instance_id: str, timeout_seconds: float, reason: str) -> bool:
-        """True when the order went to a session; it may still be lost with it. `drained` tells the end."""
+    def send(self, instance_id: str, order: AgentOrder) -> bool:
+        """True when the order went to a session; it may still be lost with it."""
         agent = self._agents.get(instance_id)
         if agent is None or agent.session is None:
             return False
-        agent.drained = None
-        agent.session.push(Drain(timeout_seconds, reason))
+        if isinstance(order, Drain):
+            agent.drained = None
+        agent.session.push(order)
         return True
-
-    def drained(self, instance_id: str) -> Drained | None:
-        """How the last drain ended; None while it runs, or when there was none."""
-        agent = self._agents.get(instance_id)
-        return None if agent is None else agent.drained
 
     async def run(self) -> None:
         """Watches for silence and asks the silent, until cancelled."""
@@ -235,7 +232,7 @@ class Fleet:
         if values is not None:
             agent.read(now, values, self._window_seconds)
 
-    def drain_progressed(self, agent: Agent, now: float, drained: Drained | None) -> None:
+    def drain_progressed(self, agent: Agent, now: float, drained: CommandEnd | None) -> None:
         self.heard(agent, now, None)
         if drained is not None:
             agent.drained = drained

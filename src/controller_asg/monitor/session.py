@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from controller_asg.monitor.agent import Drained
+from controller_asg.model.agent_order import AgentOrder, Drain, Resume, RunHook
+from controller_asg.model.instance import CommandEnd
 
 if TYPE_CHECKING:
     from controller_asg.monitor.agent import Agent
@@ -44,14 +45,6 @@ class Pace:
     sample_interval_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Run the drain command."""
-
-    timeout_seconds: float
-    reason: str
-
-
 class SessionEnded(Exception):
     """Raised to whoever waits for the session's next order."""
 
@@ -67,10 +60,11 @@ class AgentSession:
         "_agent",
         "_budget",
         "_budget_at",
-        "_drain",
         "_ended",
         "_fleet",
+        "_hooks",
         "_pace",
+        "_phase",
         "_something",
         "_values",
         "last_sequence",
@@ -84,7 +78,8 @@ class AgentSession:
         self._budget = MESSAGES_BURST
         self._budget_at = now
         self._pace: Pace | None = None
-        self._drain: Drain | None = None
+        self._phase: Drain | Resume | None = None
+        self._hooks: dict[str, RunHook] = {}  # by token
         self._ended: SessionEnded | None = None
         self._something = asyncio.Event()
 
@@ -118,31 +113,38 @@ class AgentSession:
     def drain_progress(self, finished: bool, exit_code: int | None, output: str) -> None:
         now = self._fleet.now()
         if self._spend(now):
-            self._fleet.drain_progressed(self._agent, now, Drained(exit_code, output) if finished else None)
+            self._fleet.drain_progressed(
+                self._agent, now, CommandEnd(exit_code, output) if finished else None
+            )
 
     def close(self) -> None:
         """The stream is gone, for whatever reason. Safe to repeat."""
         self._fleet.closed(self._agent, self)
 
-    async def next_order(self) -> Pace | Drain:
+    async def next_order(self) -> Pace | AgentOrder:
         """Waits for something to send down. Raises SessionEnded once the session is over."""
         while True:
             if self._ended is not None:
                 raise self._ended
-            if self._drain is not None:
-                drain, self._drain = self._drain, None
-                return drain
+            if self._phase is not None:
+                phase, self._phase = self._phase, None
+                return phase
+            if self._hooks:
+                return self._hooks.pop(next(iter(self._hooks)))
             if self._pace is not None:
                 pace, self._pace = self._pace, None
                 return pace
             self._something.clear()
             await self._something.wait()
 
-    def push(self, order: Pace | Drain) -> None:
-        if isinstance(order, Pace):
-            self._pace = order
-        else:
-            self._drain = order
+    def push(self, order: Pace | AgentOrder) -> None:
+        match order:
+            case Pace():
+                self._pace = order
+            case Drain() | Resume():
+                self._phase = order
+            case RunHook():
+                self._hooks[order.token] = order
         self._something.set()
 
     def end(self, reason: EndReason, what: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
+from controller_asg.model.agent_order import AgentOrder
 from controller_asg.model.decision import Step
 from controller_asg.model.instance import (
     LEAVING_STATES,
@@ -55,6 +56,7 @@ class Draft:
         self.launches: tuple[LaunchPlan, ...] = ()
         self.terminations: list[TerminationPlan] = []
         self.bootstraps: list[str] = []
+        self.agent_orders: list[tuple[str, AgentOrder]] = []
         self.conditions: list[tuple[str, str]] = []
 
     def watched_seconds(self, since_at: datetime) -> float:

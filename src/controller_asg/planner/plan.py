@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from controller_asg.model.activity import Activity
+from controller_asg.model.agent_order import AgentOrder
 from controller_asg.model.decision import Decision
 from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import Instance
@@ -36,7 +37,8 @@ class TerminationPlan:
 class Plan:
     """`instances` are those whose record changed; `gone` are to be forgotten; `activities` those that moved or ended.
 
-    `bootstraps` are instances on which the role is to run, unless it runs already. `conditions` are (kind, message).
+    `bootstraps` are instances on which the role is to run, unless it runs already. `agent_orders` go to the agents of
+    those instances, and are repeated while their effect is not seen. `conditions` are (kind, message).
     `verdicts` are those on instances that are not plainly healthy. `fleet` is what the policies were shown, None where
     they were not asked.
     """
@@ -48,6 +50,7 @@ class Plan:
     launches: tuple[LaunchPlan, ...]
     terminations: tuple[TerminationPlan, ...]
     bootstraps: tuple[str, ...]
+    agent_orders: tuple[tuple[str, AgentOrder], ...]
     decision: Decision
     conditions: tuple[tuple[str, str], ...]
     verdicts: Mapping[str, Verdict]

@@ -57,6 +57,7 @@ def plan(snapshot: Snapshot) -> Plan:
         launches=draft.launches,
         terminations=tuple(draft.terminations),
         bootstraps=tuple(draft.bootstraps),
+        agent_orders=tuple(draft.agent_orders),
         decision=decision,
         conditions=tuple(draft.conditions),
         verdicts=draft.verdicts,

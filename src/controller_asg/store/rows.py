@@ -52,8 +52,7 @@ def group_to_row(record: GroupRecord) -> Row:
             {"policy": change.policy, "direction": change.direction, "at_unix_ms": to_unix_ms(change.at)}
             for change in record.last_changes
         ],
-        # What scheduled actions and policies did stands there too: one more key costs no migration.
-        "launch_memory": {
+        "memory": {
             **_memory_to_document(record.launch_memory),
             "scheduled": [[done.action, to_unix_ms(done.at), done.in_force] for done in record.scheduled],
             "size_changes": [[to_unix_ms(at), change] for at, change in record.size_changes],
@@ -119,17 +118,17 @@ def group_from_row(row: Row) -> GroupRecord:
             LastChange(change["policy"], change["direction"], from_unix_ms(change["at_unix_ms"]))
             for change in row["last_changes"]
         ),
-        launch_memory=_memory_from_document(row["launch_memory"]),
+        launch_memory=_memory_from_document(row["memory"]),
         scheduled=tuple(
             Scheduled(action, from_unix_ms(at), in_force)
-            for action, at, in_force in row["launch_memory"].get("scheduled", ())
+            for action, at, in_force in row["memory"].get("scheduled", ())
         ),
         size_changes=tuple(
-            (from_unix_ms(at), change) for at, change in row["launch_memory"].get("size_changes", ())
+            (from_unix_ms(at), change) for at, change in row["memory"].get("size_changes", ())
         ),
         wished=tuple(
             WishedRange(from_unix_ms(since), None if until is None else from_unix_ms(until), low, high)
-            for since, until, low, high in row["launch_memory"].get("wished", ())
+            for since, until, low, high in row["memory"].get("wished", ())
         ),
     )
 
@@ -151,6 +150,7 @@ def instance_to_row(instance: Instance) -> Row:
         "reason": instance.reason,
         "bootstrapped_unix_ms": instance.bootstrapped_at,
         "marked_unhealthy": instance.marked_unhealthy,
+        "memory": {},
     }
 
 

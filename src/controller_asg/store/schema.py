@@ -28,7 +28,7 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-SCHEMA_REVISION = "0004"  # the newest file in migrations/versions; a daemon starts on this one only
+SCHEMA_REVISION = "0005"  # the newest file in migrations/versions; a daemon starts on this one only
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
@@ -115,7 +115,7 @@ GROUPS = Table(
     Column("document", Document, nullable=False),
     Column("backoffs", Document, nullable=False),
     Column("last_changes", Document, nullable=False),
-    Column("launch_memory", Document, nullable=False, server_default="{}"),
+    Column("memory", Document, nullable=False, server_default="{}"),
     CheckConstraint("min_size >= 0 AND min_size <= max_size", name="sizes"),
     CheckConstraint("desired_capacity >= 0", name="desired_capacity"),
 )
@@ -138,6 +138,7 @@ INSTANCES = Table(
     Column("reason", Prose, nullable=False),
     Column("bootstrapped_unix_ms", UnixMs),
     Column("marked_unhealthy", Prose, nullable=False, server_default=""),
+    Column("memory", Document, nullable=False, server_default="{}"),
     Index(None, "group_name"),
 )
 

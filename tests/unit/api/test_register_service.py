@@ -19,6 +19,7 @@ from asg.register.v1 import register_pb2, register_pb2_grpc
 from controller_asg.api.channel import listen_for_agents
 from controller_asg.api.peer import may_speak_for, peer_address
 from controller_asg.api.register_service import Refused, build_agents_server, sample_values
+from controller_asg.model.agent_order import Drain
 from controller_asg.model.clock import SystemClock
 from controller_asg.monitor.fleet import Fleet, Member, WatchSettings
 
@@ -156,13 +157,13 @@ async def test_settings_and_drain_come_down_and_progress_goes_up() -> None:
         call = await opened(stub)
         there.fleet.settings = WatchSettings(2.5, 1.0, 0.2, 10.0)
         assert (await call.read()).settings.sample_interval_seconds == 0.2
-        assert there.fleet.drain(A, 30.0, "scale in") is True
+        assert there.fleet.send(A, Drain(30.0, "scale in")) is True
         order = (await call.read()).drain
         assert (order.timeout_seconds, order.reason) == (30.0, "scale in")
         progress = register_pb2.DrainProgress(finished=True, exit_code=0, output="x" * 5000)
         await call.write(register_pb2.SessionRequest(drain_progress=progress))
         await there.until_woken("drained")
-        drained = there.fleet.drained(A)
+        drained = there.fleet.view("web")[A].drained
         assert (drained.exit_code, len(drained.output)) == (0, 4096)
         call.cancel()
 
@@ -273,7 +274,7 @@ async def test_a_stop_ends_the_session_well_and_a_wish_to_leave_keeps_it() -> No
         call = await opened(stub)
         await stub.Unregister(register_pb2.UnregisterRequest(instance_id=A, reason=REQUESTED))
         assert there.fleet.view("web")[A].unregister_requested is True
-        assert there.fleet.drain(A, 1.0, "leaving") is True
+        assert there.fleet.send(A, Drain(1.0, "leaving")) is True
         assert (await call.read()).WhichOneof("message") == "drain"
         await stub.Unregister(register_pb2.UnregisterRequest(instance_id=A, reason=STOPPING))
         assert (await end_of(call))[0] is grpc.StatusCode.OK
@@ -376,7 +377,7 @@ async def test_a_stream_that_the_agent_drops_is_suspected() -> None:
         call = await opened(stub)
         call.cancel()
         await there.until_woken("stream lost")
-        assert there.fleet.drain(A, 1.0, "") is False
+        assert there.fleet.send(A, Drain(1.0, "")) is False
 
 
 async def test_the_port_answers_health_and_reflection() -> None:

@@ -7,9 +7,11 @@ from hand_driven import SETTINGS, World, member
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller_asg.model.agent_order import Drain
+from controller_asg.model.instance import CommandEnd
 from controller_asg.monitor.agent import MAX_READINGS
 from controller_asg.monitor.fleet import WatchSettings
-from controller_asg.monitor.session import MESSAGES_BURST, Drain, EndReason, Pace, SessionEnded
+from controller_asg.monitor.session import MESSAGES_BURST, EndReason, Pace, SessionEnded
 
 A, B = "i-0000000a", "i-0000000b"
 
@@ -106,7 +108,7 @@ async def test_only_the_newest_settings_wait_for_a_slow_reader() -> None:
     session = world.join(A)
     for interval in (2.0, 3.0, 4.0):
         world.fleet.settings = WatchSettings(2.5, 1.0, interval, 10.0)
-    world.fleet.drain(A, 30.0, "scale in")
+    world.fleet.send(A, Drain(30.0, "scale in"))
     assert await session.next_order() == Drain(30.0, "scale in")
     assert await session.next_order() == Pace(4.0)
 
@@ -223,7 +225,7 @@ async def test_a_second_session_ends_the_first_whose_messages_no_longer_count() 
     first.close()
     second.sample(1, {"cpu_percent": 2.0})
     assert [sample.values for sample in world.of(A).samples] == [{"cpu_percent": 2.0}]
-    assert world.fleet.drain(A, 1.0, "") is True
+    assert world.fleet.send(A, Drain(1.0, "")) is True
 
 
 async def test_a_flood_ends_the_session_but_the_backlog_of_a_minute_does_not() -> None:
@@ -240,17 +242,17 @@ async def test_a_flood_ends_the_session_but_the_backlog_of_a_minute_does_not() -
 async def test_drain_needs_a_session_and_tells_how_it_ended() -> None:
     world = World()
     world.fleet.expect([member(A)])
-    assert world.fleet.drain(A, 30.0, "scale in") is False
-    assert world.fleet.drain(B, 30.0, "scale in") is False
+    assert world.fleet.send(A, Drain(30.0, "scale in")) is False
+    assert world.fleet.send(B, Drain(30.0, "scale in")) is False
     session = world.join(A)
-    assert world.fleet.drain(A, 30.0, "scale in") is True
+    assert world.fleet.send(A, Drain(30.0, "scale in")) is True
     session.drain_progress(False, None, "")
-    assert world.fleet.drained(A) is None
+    assert world.fleet.view("web")[A].drained is None
     session.drain_progress(True, 3, "failed")
-    assert (world.fleet.drained(A).exit_code, world.fleet.drained(A).output) == (3, "failed")
+    assert world.fleet.view("web")[A].drained == CommandEnd(3, "failed")
     assert world.woke("drained")
-    assert world.fleet.drain(A, 30.0, "again") is True
-    assert world.fleet.drained(A) is None
+    assert world.fleet.send(A, Drain(30.0, "again")) is True
+    assert world.fleet.view("web")[A].drained is None
 
 
 async def test_settings_default_to_the_agents_port_of_the_role() -> None:

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from controller_asg.model.agent_order import Drain
+from controller_asg.model.instance import CommandEnd
 from controller_asg.monitor.fleet import (
     CALM_TICK_SECONDS,
     CONCURRENT_PINGS,
@@ -104,9 +106,9 @@ async def test_a_wish_to_leave_is_shown_and_keeps_the_session_for_the_drain() ->
     world.fleet.unregister(A, requested=True)
     assert world.of(A).unregister_requested is True
     assert world.woke("agent left")
-    assert world.fleet.drain(A, 30.0, "leaving") is True
+    assert world.fleet.send(A, Drain(30.0, "leaving")) is True
     session.drain_progress(True, 0, "done")
-    assert world.fleet.drained(A).exit_code == 0
+    assert world.of(A).drained == CommandEnd(0, "done")
     world.fleet.register(A, 7401, "0.1.0", "boot-2")
     assert world.of(A).unregister_requested is True, "a restart does not take the wish back"
 

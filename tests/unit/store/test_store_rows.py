@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller_asg.model.activity import Activity, LaunchRequest
-from controller_asg.model.instance import Instance
-from controller_asg.store.rows import launch_to_document
+from controller_asg.model.instance import Instance, LifecycleState
+from controller_asg.store.rows import instance_to_row, launch_to_document
 from controller_asg.store.schema import ACTIVITIES, EPOCH, INSTANCES, UNSTORABLE, from_unix_ms, to_unix_ms
 
 
@@ -17,8 +17,11 @@ def test_a_launch_request_is_journalled_with_every_field() -> None:
     assert list(launch_to_document(launch)) == [field.name for field in fields(LaunchRequest)]
 
 
-def test_instances_and_activities_have_a_column_for_every_field() -> None:
-    assert len(INSTANCES.columns) == len(fields(Instance))
+def test_instances_and_activities_have_a_place_for_every_field() -> None:
+    at = datetime(2025, 3, 1, tzinfo=UTC)
+    row = instance_to_row(Instance("i-1", "web", LifecycleState.PENDING, at, at, "", "v1"))
+    assert list(row) == INSTANCES.columns.keys()
+    assert len(row) - len({"memory"}) + len(row["memory"]) == len(fields(Instance))
     assert len(ACTIVITIES.columns) == len(fields(Activity))
 
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from asg.monitor.v1 import monitor_pb2 as asg_dot_monitor_dot_v1_dot_monitor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61sg/register/v1/register.proto\x12\x0f\x61sg.register.v1\x1a\x1c\x61sg/monitor/v1/monitor.proto\"b\n\rAgentIdentity\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x14\n\x0cmonitor_port\x18\x02 \x01(\r\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\"C\n\x0fRegisterRequest\x12\x30\n\x08identity\x18\x01 \x01(\x0b\x32\x1e.asg.register.v1.AgentIdentity\"S\n\x10RegisterResponse\x12\x30\n\x08settings\x18\x01 \x01(\x0b\x32\x1e.asg.register.v1.AgentSettings\x12\r\n\x05group\x18\x02 \x01(\t\"[\n\x11UnregisterRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x31\n\x06reason\x18\x02 \x01(\x0e\x32!.asg.register.v1.UnregisterReason\"\x14\n\x12UnregisterResponse\"\xd9\x01\n\x0eSessionRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.asg.register.v1.HelloH\x00\x12(\n\x06sample\x18\x02 \x01(\x0b\x32\x16.asg.monitor.v1.SampleH\x00\x12/\n\theartbeat\x18\x03 \x01(\x0b\x32\x1a.asg.register.v1.HeartbeatH\x00\x12\x38\n\x0e\x64rain_progress\x18\x04 \x01(\x0b\x32\x1e.asg.register.v1.DrainProgressH\x00\x42\t\n\x07message\"9\n\x05Hello\x12\x30\n\x08identity\x18\x01 \x01(\x0b\x32\x1e.asg.register.v1.AgentIdentity\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"W\n\rDrainProgress\x12\x10\n\x08\x66inished\x18\x01 \x01(\x08\x12\x16\n\texit_code\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06output\x18\x03 \x01(\tB\x0c\n\n_exit_code\"y\n\x0fSessionResponse\x12\x32\n\x08settings\x18\x01 \x01(\x0b\x32\x1e.asg.register.v1.AgentSettingsH\x00\x12\'\n\x05\x64rain\x18\x02 \x01(\x0b\x32\x16.asg.register.v1.DrainH\x00\x42\t\n\x07message\"0\n\rAgentSettings\x12\x1f\n\x17sample_interval_seconds\x18\x01 \x01(\x01\"0\n\x05\x44rain\x12\x17\n\x0ftimeout_seconds\x18\x01 \x01(\x01\x12\x0e\n\x06reason\x18\x02 \x01(\t*v\n\x10UnregisterReason\x12!\n\x1dUNREGISTER_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bUNREGISTER_REASON_REQUESTED\x10\x01\x12\x1e\n\x1aUNREGISTER_REASON_STOPPING\x10\x02\x32\x8b\x02\n\x0fRegisterService\x12O\n\x08Register\x12 .asg.register.v1.RegisterRequest\x1a!.asg.register.v1.RegisterResponse\x12U\n\nUnregister\x12\".asg.register.v1.UnregisterRequest\x1a#.asg.register.v1.UnregisterResponse\x12P\n\x07Session\x12\x1f.asg.register.v1.SessionRequest\x1a .asg.register.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61sg/register/v1/register.proto\x12\x0f\x61sg.register.v1\x1a\x1c\x61sg/monitor/v1/monitor.proto\"b\n\rAgentIdentity\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x14\n\x0cmonitor_port\x18\x02 \x01(\r\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\"C\n\x0fRegisterRequest\x12\x30\n\x08identity\x18\x01 \x01(\x0b\x32\x1e.asg.register.v1.AgentIdentity\"S\n\x10RegisterResponse\x12\x30\n\x08settings\x18\x01 \x01(\x0b\x32\x1e.asg.register.v1.AgentSettings\x12\r\n\x05group\x18\x02 \x01(\t\"[\n\x11UnregisterRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x31\n\x06reason\x18\x02 \x01(\x0e\x32!.asg.register.v1.UnregisterReason\"\x14\n\x12UnregisterResponse\"\xbc\x02\n\x0eSessionRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.asg.register.v1.HelloH\x00\x12(\n\x06sample\x18\x02 \x01(\x0b\x32\x16.asg.monitor.v1.SampleH\x00\x12/\n\theartbeat\x18\x03 \x01(\x0b\x32\x1a.asg.register.v1.HeartbeatH\x00\x12\x38\n\x0e\x64rain_progress\x18\x04 \x01(\x0b\x32\x1e.asg.register.v1.DrainProgressH\x00\x12)\n\x06leases\x18\x05 \x01(\x0b\x32\x17.asg.register.v1.LeasesH\x00\x12\x36\n\rhook_progress\x18\x06 \x01(\x0b\x32\x1d.asg.register.v1.HookProgressH\x00\x42\t\n\x07message\"9\n\x05Hello\x12\x30\n\x08identity\x18\x01 \x01(\x0b\x32\x1e.asg.register.v1.AgentIdentity\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"W\n\rDrainProgress\x12\x10\n\x08\x66inished\x18\x01 \x01(\x08\x12\x16\n\texit_code\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06output\x18\x03 \x01(\tB\x0c\n\n_exit_code\"0\n\x06Leases\x12&\n\x06leases\x18\x01 \x03(\x0b\x32\x16.asg.register.v1.Lease\"g\n\x05Lease\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x07seconds\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x15protect_from_scale_in\x18\x04 \x01(\x08\x42\n\n\x08_seconds\"e\n\x0cHookProgress\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x12\x16\n\texit_code\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06output\x18\x04 \x01(\tB\x0c\n\n_exit_code\"\xd2\x01\n\x0fSessionResponse\x12\x32\n\x08settings\x18\x01 \x01(\x0b\x32\x1e.asg.register.v1.AgentSettingsH\x00\x12\'\n\x05\x64rain\x18\x02 \x01(\x0b\x32\x16.asg.register.v1.DrainH\x00\x12)\n\x06resume\x18\x03 \x01(\x0b\x32\x17.asg.register.v1.ResumeH\x00\x12,\n\x08run_hook\x18\x04 \x01(\x0b\x32\x18.asg.register.v1.RunHookH\x00\x42\t\n\x07message\"\x18\n\x06Resume\x12\x0e\n\x06reason\x18\x01 \x01(\t\"v\n\x07RunHook\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x03 \x01(\x01\x12\x12\n\ntransition\x18\x04 \x01(\t\x12\x0c\n\x04hook\x18\x05 \x01(\t\x12\x10\n\x08metadata\x18\x06 \x01(\t\"0\n\rAgentSettings\x12\x1f\n\x17sample_interval_seconds\x18\x01 \x01(\x01\"0\n\x05\x44rain\x12\x17\n\x0ftimeout_seconds\x18\x01 \x01(\x01\x12\x0e\n\x06reason\x18\x02 \x01(\t*v\n\x10UnregisterReason\x12!\n\x1dUNREGISTER_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bUNREGISTER_REASON_REQUESTED\x10\x01\x12\x1e\n\x1aUNREGISTER_REASON_STOPPING\x10\x02\x32\x8b\x02\n\x0fRegisterService\x12O\n\x08Register\x12 .asg.register.v1.RegisterRequest\x1a!.asg.register.v1.RegisterResponse\x12U\n\nUnregister\x12\".asg.register.v1.UnregisterRequest\x1a#.asg.register.v1.UnregisterResponse\x12P\n\x07Session\x12\x1f.asg.register.v1.SessionRequest\x1a .asg.register.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'asg.register.v1.register_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UNREGISTERREASON']._serialized_start=1072
-  _globals['_UNREGISTERREASON']._serialized_end=1190
+  _globals['_UNREGISTERREASON']._serialized_start=1665
+  _globals['_UNREGISTERREASON']._serialized_end=1783
   _globals['_AGENTIDENTITY']._serialized_start=81
   _globals['_AGENTIDENTITY']._serialized_end=179
   _globals['_REGISTERREQUEST']._serialized_start=181
@@ -45,19 +45,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNREGISTERRESPONSE']._serialized_start=428
   _globals['_UNREGISTERRESPONSE']._serialized_end=448
   _globals['_SESSIONREQUEST']._serialized_start=451
-  _globals['_SESSIONREQUEST']._serialized_end=668
-  _globals['_HELLO']._serialized_start=670
-  _globals['_HELLO']._serialized_end=727
-  _globals['_HEARTBEAT']._serialized_start=729
-  _globals['_HEARTBEAT']._serialized_end=758
-  _globals['_DRAINPROGRESS']._serialized_start=760
-  _globals['_DRAINPROGRESS']._serialized_end=847
-  _globals['_SESSIONRESPONSE']._serialized_start=849
-  _globals['_SESSIONRESPONSE']._serialized_end=970
-  _globals['_AGENTSETTINGS']._serialized_start=972
-  _globals['_AGENTSETTINGS']._serialized_end=1020
-  _globals['_DRAIN']._serialized_start=1022
-  _globals['_DRAIN']._serialized_end=1070
-  _globals['_REGISTERSERVICE']._serialized_start=1193
-  _globals['_REGISTERSERVICE']._serialized_end=1460
+  _globals['_SESSIONREQUEST']._serialized_end=767
+  _globals['_HELLO']._serialized_start=769
+  _globals['_HELLO']._serialized_end=826
+  _globals['_HEARTBEAT']._serialized_start=828
+  _globals['_HEARTBEAT']._serialized_end=857
+  _globals['_DRAINPROGRESS']._serialized_start=859
+  _globals['_DRAINPROGRESS']._serialized_end=946
+  _globals['_LEASES']._serialized_start=948
+  _globals['_LEASES']._serialized_end=996
+  _globals['_LEASE']._serialized_start=998
+  _globals['_LEASE']._serialized_end=1101
+  _globals['_HOOKPROGRESS']._serialized_start=1103
+  _globals['_HOOKPROGRESS']._serialized_end=1204
+  _globals['_SESSIONRESPONSE']._serialized_start=1207
+  _globals['_SESSIONRESPONSE']._serialized_end=1417
+  _globals['_RESUME']._serialized_start=1419
+  _globals['_RESUME']._serialized_end=1443
+  _globals['_RUNHOOK']._serialized_start=1445
+  _globals['_RUNHOOK']._serialized_end=1563
+  _globals['_AGENTSETTINGS']._serialized_start=1565
+  _globals['_AGENTSETTINGS']._serialized_end=1613
+  _globals['_DRAIN']._serialized_start=1615
+  _globals['_DRAIN']._serialized_end=1663
+  _globals['_REGISTERSERVICE']._serialized_start=1786
+  _globals['_REGISTERSERVICE']._serialized_end=2053
 # @@protoc_insertion_point(module_scope)

@@ -4,8 +4,10 @@ isort:skip_file
 How an agent joins and leaves the fleet, and the session that carries its samples."""
 
 from asg.monitor.v1 import monitor_pb2 as _monitor_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -159,6 +161,8 @@ class SessionRequest(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     DRAIN_PROGRESS_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    HOOK_PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -169,6 +173,12 @@ class SessionRequest(_message.Message):
 
     @_builtins.property
     def drain_progress(self) -> Global___DrainProgress: ...
+    @_builtins.property
+    def leases(self) -> Global___Leases:
+        """All leases the instance holds: after hello, and whenever they change."""
+
+    @_builtins.property
+    def hook_progress(self) -> Global___HookProgress: ...
     def __init__(
         self,
         *,
@@ -176,12 +186,14 @@ class SessionRequest(_message.Message):
         sample: _monitor_pb2.Sample | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         drain_progress: Global___DrainProgress | None = ...,
+        leases: Global___Leases | None = ...,
+        hook_progress: Global___HookProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drain_progress", b"drain_progress", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "sample", b"sample"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drain_progress", b"drain_progress", "heartbeat", b"heartbeat", "hello", b"hello", "hook_progress", b"hook_progress", "leases", b"leases", "message", b"message", "sample", b"sample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain_progress", b"drain_progress", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain_progress", b"drain_progress", "heartbeat", b"heartbeat", "hello", b"hello", "hook_progress", b"hook_progress", "leases", b"leases", "message", b"message", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "sample", "heartbeat", "drain_progress"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "sample", "heartbeat", "drain_progress", "leases", "hook_progress"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -256,30 +268,190 @@ class DrainProgress(_message.Message):
 Global___DrainProgress: _TypeAlias = DrainProgress  # noqa: Y015
 
 @_typing.final
+class Leases(_message.Message):
+    """What the instance says it works on. While it holds one it is busy: idle instances go first, and it is not terminated
+    by the controller's own choice before the lease has ended or the group's drain timeout is over.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]: ...
+    def __init__(
+        self,
+        *,
+        leases: _abc.Iterable[Global___Lease] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leases: _TypeAlias = Leases  # noqa: Y015
+
+@_typing.final
+class Lease(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    PROTECT_FROM_SCALE_IN_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """Who holds it: the name of a lease file, a caller of the agent's HTTP route, "command" or "connections"."""
+    reason: _builtins.str
+    seconds: _builtins.float
+    """How long it is held from now on unless it is renewed or ended. Absent: until it is ended."""
+    protect_from_scale_in: _builtins.bool
+    """Scale-in protection: the instance is not even asked to drain."""
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        seconds: _builtins.float | None = ...,
+        protect_from_scale_in: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "seconds", b"seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "owner", b"owner", "protect_from_scale_in", b"protect_from_scale_in", "reason", b"reason", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
+
+Global___Lease: _TypeAlias = Lease  # noqa: Y015
+
+@_typing.final
+class HookProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Of the RunHook that it answers."""
+    finished: _builtins.bool
+    """False: it runs, as a heartbeat of the lifecycle hook."""
+    exit_code: _builtins.int
+    """The command's exit code; absent while it runs or when it was killed at its limit. 127: there is no such file."""
+    output: _builtins.str
+    """The last 4 KiB of what it printed."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        finished: _builtins.bool = ...,
+        exit_code: _builtins.int | None = ...,
+        output: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "finished", b"finished", "output", b"output", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
+    _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exit_code) -> _WhichOneofReturnType__exit_code | None: ...
+
+Global___HookProgress: _TypeAlias = HookProgress  # noqa: Y015
+
+@_typing.final
 class SessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SETTINGS_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    RUN_HOOK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def settings(self) -> Global___AgentSettings: ...
     @_builtins.property
     def drain(self) -> Global___Drain: ...
+    @_builtins.property
+    def resume(self) -> Global___Resume:
+        """The instance serves again: a drain command that runs is stopped, and the resume command runs."""
+
+    @_builtins.property
+    def run_hook(self) -> Global___RunHook: ...
     def __init__(
         self,
         *,
         settings: Global___AgentSettings | None = ...,
         drain: Global___Drain | None = ...,
+        resume: Global___Resume | None = ...,
+        run_hook: Global___RunHook | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "message", b"message", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "message", b"message", "resume", b"resume", "run_hook", b"run_hook", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "message", b"message", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "message", b"message", "resume", b"resume", "run_hook", b"run_hook", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["settings", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["settings", "drain", "resume", "run_hook"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
+
+@_typing.final
+class Resume(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
+
+@_typing.final
+class RunHook(_message.Message):
+    """Run a file of the agent's hooks directory. Asking again with the same token joins the run, or tells its end again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    TRANSITION_FIELD_NUMBER: _builtins.int
+    HOOK_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    command: _builtins.str
+    """The file's name, without a folder."""
+    timeout_seconds: _builtins.float
+    """It is killed after this long."""
+    transition: _builtins.str
+    """launch or terminate."""
+    hook: _builtins.str
+    """The hook's name in the group's document, and its notification_metadata."""
+    metadata: _builtins.str
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        command: _builtins.str = ...,
+        timeout_seconds: _builtins.float = ...,
+        transition: _builtins.str = ...,
+        hook: _builtins.str = ...,
+        metadata: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "hook", b"hook", "metadata", b"metadata", "timeout_seconds", b"timeout_seconds", "token", b"token", "transition", b"transition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunHook: _TypeAlias = RunHook  # noqa: Y015
 
 @_typing.final
 class AgentSettings(_message.Message):
