@@ -522,8 +522,9 @@ class Engine:
             for record in change.groups:
                 name = record.group.name
                 log.info("group_applied", group=name, version=record.version)
-                await self._refresh_subnets(name)
                 self._begin(name)
+            for record in change.groups:
+                await self._refresh_subnets(record.group.name)
         return applied, warnings
 
     async def delete_group(self, name: str, force: bool, validate_only: bool) -> bool:

@@ -151,7 +151,8 @@ class Group:
     # Of one version of the launch parameters, so many instances in a row that don't come into service stop it: the last
     # good version is launched instead. Until its first success no more than that are launched from a new version.
     failed_launches_limit: Annotated[int, Field(ge=1, le=100)] = 3
-    # More launches than this share of max_size within the window are taken for a runaway, and held back.
+    # More launches than this share of max_size within the window, less what was scaled in or terminated on somebody's
+    # word, are taken for a runaway, and held back.
     growth_limit_percentage: Annotated[int, Field(ge=100, le=100_000)] = 300
     growth_window_seconds: Annotated[float, Field(ge=10, le=86_400)] = 600.0
     # Level zones that differ by two or more: launch in the emptiest, then terminate in the fullest. Needs room below

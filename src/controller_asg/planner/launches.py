@@ -92,7 +92,7 @@ def share_out(draft: Draft, count: int) -> Iterator[tuple[LaunchTemplate, int]]:
 def room_to_grow(record: GroupRecord, now: datetime) -> int:
     """How many may be launched now without growing faster than the group's limit."""
     limit = record.max_size * record.group.growth_limit_percentage // 100
-    return max(0, limit - sum(count for _, count in recent(record, now)))
+    return max(0, limit - max(0, sum(count for _, count in recent(record, now))))
 
 
 def recent(record: GroupRecord, now: datetime) -> tuple[tuple[datetime, int], ...]:
@@ -102,5 +102,6 @@ def recent(record: GroupRecord, now: datetime) -> tuple[tuple[datetime, int], ..
 
 
 def launched(record: GroupRecord, count: int, now: datetime) -> GroupRecord:
+    """So many more count within the growth window; fewer, where `count` were given up on purpose (below 0)."""
     memory = replace(record.launch_memory, recent=(*recent(record, now), (now, count)))
     return replace(record, launch_memory=memory)

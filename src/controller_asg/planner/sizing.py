@@ -71,10 +71,16 @@ def _release(draft: Draft, instance_id: str, decrement: bool, cause: str) -> Non
     member = draft.members.get(instance_id)
     if member is None or member.instance.state in LEAVING_STATES:
         return
-    draft.terminate((instance_id,), cause)
+    _give_up(draft, (instance_id,), cause)
     if decrement:
         # At min_size the bound raises it again, and the instance is replaced.
         set_desired(draft, draft.record.desired_capacity - 1, "order", f"{instance_id}: {cause}")
+
+
+def _give_up(draft: Draft, instance_ids: tuple[str, ...], cause: str) -> None:
+    """Terminate what is no longer wanted; what is launched in its place later is no runaway."""
+    draft.record = launches.launched(draft.record, -len(instance_ids), draft.now)
+    draft.terminate(instance_ids, cause)
 
 
 def vote(draft: Draft) -> Wish:
@@ -281,4 +287,4 @@ def _shrink(
             spare -= 1
         going.append(member.instance.instance_id)
     if going:
-        draft.terminate(tuple(going), why)
+        _give_up(draft, tuple(going), why)

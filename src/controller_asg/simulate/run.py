@@ -295,6 +295,8 @@ class _Drama:
                         pass
         except (AsgError, TimeoutError, ConnectionResetError) as error:
             self._tell(f"operator: refused: {error}")
+        except Exception as error:
+            self._invariants.violate("an order is carried out or refused", repr(error))
 
     def _document(self, may_be_bad: bool = False) -> dict[str, Any]:
         chance = self._chance

@@ -93,6 +93,15 @@ def test_more_launches_than_the_growth_limit_are_held_back_and_the_decision_says
     assert launches.room_to_grow(planned.record, NOW) == 0
 
 
+def test_what_was_given_up_on_purpose_may_be_launched_again() -> None:
+    of = record(desired=1, min_size=1, max_size=2, growth_limit_percentage=100, min_healthy_percentage=0)
+    for wanted in (2, 1) * 10:
+        members = [serving(number) for number in range(3 - wanted)]
+        planned = plan(snapshot(replace(of, desired_capacity=wanted), *members))
+        assert len(planned.launches) == wanted - 1
+        of = planned.record
+
+
 def test_launches_before_the_window_count_no_more() -> None:
     of = record(desired=5, growth_limit_percentage=100)
     of = replace(of, launch_memory=LaunchMemory(recent=((ago(601), 500),)))
