@@ -1,5 +1,6 @@
 """The real engine in a made-up world: what it does when things go well, and when they don't."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -238,6 +239,17 @@ def test_orders_outside_of_the_bounds_are_refused_and_change_nothing() -> None:
         with pytest.raises(ConflictError, match="2 instances"):
             await world.engine.delete_group("web", force=False, validate_only=False)
         assert world.disk.groups["web"].desired_capacity == 2
+
+    play(scene)
+
+
+def test_a_group_takes_orders_from_the_moment_it_is_stored() -> None:
+    async def scene(world: World) -> None:
+        applying = asyncio.create_task(world.engine.apply_groups({"worker": WEB}, False))
+        await world.until(lambda: len(world.engine.groups()) == 2, 10, every=0.001)
+        assert not applying.done(), "EC2 is asked for its subnets meanwhile"
+        assert await world.engine.set_desired_capacity("worker", 3, "test") == (2, 3)
+        await applying
 
     play(scene)
 
