@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.figure import Measured, Measurement, Run
+from controller_asg.simulate.ec2 import FURTHER_PAGE
 from controller_asg.simulate.logs import captured_logs
 from controller_asg.simulate.virtual_time import VirtualLoop, run_virtual
 from controller_asg.simulate.world import World
@@ -92,7 +93,11 @@ def measure_calls(run: Run) -> Iterator[Measured]:
         await world.clock.sleep(60 * sizes.rest_minutes)
         after = dict(world.ec2.calls)
         await world.stop()
-        return {name: (after[name] - before.get(name, 0)) / sizes.rest_minutes for name in sorted(after)}
+        return {
+            name: (after[name] - before.get(name, 0)) / sizes.rest_minutes
+            for name in sorted(after)
+            if name != FURTHER_PAGE
+        }
 
     with captured_logs(lambda event, values: None):
         small = run_virtual(rest(1, 2), VirtualLoop())

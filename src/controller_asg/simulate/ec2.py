@@ -33,6 +33,7 @@ GOOD_IMAGE = "ami-0123456789abcdef0"
 BAD_IMAGE = "ami-0bad0bad0bad0bad0"
 REPLICAS = 3
 CALL_SECONDS = (0.05, 0.3)
+FURTHER_PAGE = "DescribeInstances page"  # what all pages but the first are counted as
 CONNECT_TIMEOUT_SECONDS = 3.0
 LOST_ANSWER_SECONDS = 10.0
 SHUTTING_DOWN_SECONDS = (1.0, 10.0)
@@ -189,7 +190,7 @@ class SimulatedEc2:
         NextToken: str = "",
     ) -> dict[str, Any]:
         """Of the filters only `tag:` and `tag-key` are known. A page's rest is what there is when it is asked for."""
-        self._enter("DescribeInstances")
+        self._enter("DescribeInstances", counted_as=FURTHER_PAGE if NextToken else "")
         replica = self._replica()
         rest = self._pages.pop(NextToken, []) if NextToken else list(self.machines)
         size = min(MaxResults, self.faults.page_size or MaxResults)

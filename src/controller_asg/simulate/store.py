@@ -4,6 +4,7 @@
 SQL store on a file in memory; then each load is held against the disk.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -85,6 +86,7 @@ class SimulatedStore:
         self._clock = clock
         self._sql = sql
         self._epoch = 0
+        self._landing: asyncio.Future[int] | None = None  # the loop itself keeps no task alive
 
     async def open(self) -> int:
         self._refuse_if_broken()
@@ -121,15 +123,22 @@ class SimulatedStore:
         self._refuse_if_broken()
         if self._epoch != disk.epoch:
             raise FencedError("a newer controller writes", "store")
-        if self._sql is not None:
-            await self._sql.commit(change)
-        decision_id = disk.apply(change)
+        if self._sql is None:
+            decision_id = disk.apply(change)
+        else:
+            self._landing = asyncio.ensure_future(self._land(self._sql, change))
+            decision_id = await asyncio.shield(self._landing)
         _once(disk, "after_commit")
         await self._clock.sleep(disk.commit_seconds)
         if disk.lost_answers:
             disk.lost_answers -= 1
             raise StoreError("no answer to the commit; it may be there", "store")
         return decision_id
+
+    async def _land(self, sql: Store, change: Change) -> int:
+        """On both disks or on none, also when whoever waits for it is killed meanwhile."""
+        await sql.commit(change)
+        return self._disk.apply(change)
 
     async def activities(
         self, group: str = "", limit: int = 50, open_only: bool = False

@@ -245,8 +245,10 @@ def test_orders_outside_of_the_bounds_are_refused_and_change_nothing() -> None:
 
 def test_a_group_takes_orders_from_the_moment_it_is_stored() -> None:
     async def scene(world: World) -> None:
-        applying = asyncio.create_task(world.engine.apply_groups({"worker": WEB}, False))
-        await world.until(lambda: len(world.engine.groups()) == 2, 10, every=0.001)
+        world.ec2.faults.slow_seconds = 3.0
+        worker = {**WEB, "launch": {**WEB["launch"], "zones": ["us-east-1b"]}}
+        applying = asyncio.create_task(world.engine.apply_groups({"worker": worker}, False))
+        await world.until(lambda: len(world.engine.groups()) == 2, 60, every=0.001)
         assert not applying.done(), "EC2 is asked for its subnets meanwhile"
         assert await world.engine.set_desired_capacity("worker", 3, "test") == (2, 3)
         await applying
