@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from controller_asg.rehearse.load import Trace
     from controller_asg.rehearse.picture import Replay
     from controller_asg.rehearse.world import Follower
+    from controller_asg.simulate.described import Surroundings
 
 OURS = "demand_tracking"
 
@@ -55,6 +57,7 @@ class Subject:
     name: str
     follower: "Callable[[float, Callable[[int, str], None]], Follower]"
     largest: float | None = None  # inf: a group has bounds of its own
+    of: "Group | DemandTracking | None" = None  # None: a baseline
 
 
 @app.command()
@@ -88,6 +91,13 @@ def rehearse(
         ),
     ] = None,
     delay: Annotated[float, typer.Option(min=0, help="Seconds from a launch to in service.")] = 120.0,
+    world: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML that describes a world (docs/guides/describe-a-world.md): launch delays, zones, prices, deaths,"
+            " outages. The daemon's own engine then lives through it."
+        ),
+    ] = None,
     capacity: Annotated[
         Path | None, typer.Option(help="Write seconds,desired,in_service there; a folder for several traces.")
     ] = None,
@@ -111,15 +121,25 @@ def rehearse(
         if str(load) == RECORDED and not load.exists():
             applied, begin, trace = _recorded(group, address)
             traces = (trace,)
-            first = Subject(f"{group} (applied)", partial(whole_group, applied, begin=begin), math.inf)
+            follower = partial(whole_group, applied, begin=begin)
+            first = Subject(f"{group} (applied)", follower, math.inf, applied)
         else:
             first, traces, mean = _subject(group, begin), named_traces(load), mean or MEAN_INSTANCES
-        subjects = [first, *(_compared(each, begin) for each in against or ["ec2"])]
+        surroundings = None if world is None else _surroundings(world)
+        others = against or (["ec2"] if surroundings is None else [])
+        subjects = [first, *(_compared(each, begin) for each in others)]
+        if surroundings is not None and any(each.of is None for each in subjects):
+            mend = "compare with a group, or leave out --world"
+            raise SpecError((Fault("--against", "names a baseline, which knows no such world", mend),))
     except SpecError as error:
         end(list(error.faults), EXIT_BAD_INPUT)
     replays: list[Replay] = []
     for trace in traces:
-        replay = _replay(trace, mean, subjects, delay)
+        if surroundings is None:
+            replay = _replay(trace, mean, subjects, delay)
+        else:
+            replay = _live(trace, mean, subjects, surroundings, begin, quiet=as_json)
+            delay = median(surroundings.launch_delay_seconds)
         replays.append(replay)
         if not as_json:
             _show(trace.name, replay.figures)
@@ -218,6 +238,55 @@ def _replay(
     )
 
 
+def _live(
+    trace: "Trace",
+    mean: float | None,
+    subjects: Sequence[Subject],
+    surroundings: "Surroundings",
+    begin: datetime,
+    quiet: bool,
+) -> "Replay":
+    """As `_replay`, in a described world; what it cost there is told at once."""
+    from controller_asg.model.group import Group, Image, LaunchParameters
+    from controller_asg.rehearse.figures import figures
+    from controller_asg.rehearse.load import demand
+    from controller_asg.rehearse.picture import Mark, Replay
+    from controller_asg.rehearse.world import needs, whole
+    from controller_asg.simulate.described import live
+
+    needed, marks, schedules, found = demand(trace, mean), list[Mark](), {}, {}
+    need, usual = needs(needed), median(surroundings.launch_delay_seconds)
+    for each in subjects:
+        assert each.of is not None
+        group = each.of
+        if not isinstance(group, Group):
+            launch = LaunchParameters(Image("ami-00000000"))
+            group = Group(OURS, launch, min_size=1, max_size=whole(2 * max(needed)), policies=(group,))
+        told: list[tuple[int, str]] = []
+        lived = live(needed, group, surroundings, begin, lambda *one, told=told: told.append(one))
+        schedules[each.name] = lived.schedule
+        found[each.name] = figures(need, lived.schedule, usual)
+        marks = marks or [Mark(tick, lived.schedule.desired[tick], line) for tick, line in told]
+        if not quiet:
+            cost = f"{lived.instance_hours:.1f} instance-hours"
+            if surroundings.price_per_hour is not None:
+                cost += f", which cost {lived.instance_hours * surroundings.price_per_hour:.2f}"
+            typer.echo(f"{each.name}: {cost}; {lived.launches} launched, {lived.deaths} died")
+    return Replay(trace.name, needed, schedules, found, marks)
+
+
+def _surroundings(file: Path) -> "Surroundings":
+    from pydantic import TypeAdapter, ValidationError
+
+    from controller_asg.model.faults import faults_of
+    from controller_asg.simulate.described import Surroundings
+
+    try:
+        return TypeAdapter(Surroundings).validate_json(json.dumps(_read(file)))
+    except ValidationError as error:
+        raise SpecError(tuple(faults_of(error, str(file), Surroundings))) from error
+
+
 def _write(path: Path, write: Callable[[Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,8 +319,8 @@ def _subject(where: str | None, begin: datetime) -> Subject:
 
     name, found = policy_or_group(where)
     if isinstance(found, DemandTracking):
-        return Subject(name, partial(demand_tracking, found))
-    return Subject(name, partial(whole_group, found, begin=begin), math.inf)
+        return Subject(name, partial(demand_tracking, found), of=found)
+    return Subject(name, partial(whole_group, found, begin=begin), math.inf, found)
 
 
 def policy_or_group(where: str | None) -> "tuple[str, DemandTracking | Group]":

@@ -123,7 +123,7 @@ class SimulatedEc2:
         self, loop: VirtualLoop, clock: Clock, chance: random.Random, boot_seconds: float = 20.0
     ) -> None:
         self._loop, self._clock, self._chance = loop, clock, chance
-        self._boot_seconds = boot_seconds
+        self.boot_seconds: Callable[[], float] = lambda: boot_seconds * chance.uniform(0.8, 1.2)
         self._numbers = itertools.count(1)
         self._addresses: dict[str, str] = {}  # address -> the living instance that has it
         self._tokens: dict[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {}
@@ -290,7 +290,7 @@ class SimulatedEc2:
     def _make(self, call: Mapping[str, Any], tags: Mapping[str, str], zone: str, subnet: str) -> Machine:
         instance_id = f"i-{next(self._numbers):017x}"
         address = next(a for a in _addresses() if a not in self._addresses)
-        boots_in = self._boot_seconds * self._chance.uniform(0.8, 1.2)
+        boots_in = self.boot_seconds()
         machine = Machine(
             instance_id=instance_id,
             token=tags.get(ACTIVITY_TAG, ""),

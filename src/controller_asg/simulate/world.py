@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from controller_asg.cloud.ec2 import Ec2Cloud
@@ -14,7 +15,7 @@ from controller_asg.monitor.fleet import Fleet, WatchSettings
 from controller_asg.simulate.agents import SAMPLE_SECONDS, SimulatedAgents
 from controller_asg.simulate.ec2 import SimulatedEc2, running_loop
 from controller_asg.simulate.store import Disk, SimulatedStore
-from controller_asg.simulate.virtual_time import VirtualClock
+from controller_asg.simulate.virtual_time import START, VirtualClock
 from controller_asg.store.sql import SqlStore
 
 T = TypeVar("T")
@@ -44,15 +45,21 @@ class World:
     Every source of chance hangs on the seed, each part's own: what one draws never shifts another's.
     """
 
-    def __init__(self, seed: int, boot_seconds: float = 20.0, database: Database | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        boot_seconds: float = 20.0,
+        database: Database | None = None,
+        start: datetime = START,
+    ) -> None:
         def chance(part: str) -> random.Random:
             return random.Random(f"{seed}:{part}")  # noqa: S311 - a schedule that can be replayed, no secret
 
         self.chance = chance("world")
         self.loop = running_loop()
-        self.clock = VirtualClock(self.loop)
+        self.clock = VirtualClock(self.loop, start)
         # EC2 and the agents have clocks of their own, which no step of the controller's moves.
-        self.ec2 = SimulatedEc2(self.loop, VirtualClock(self.loop), chance("ec2"), boot_seconds)
+        self.ec2 = SimulatedEc2(self.loop, VirtualClock(self.loop, start), chance("ec2"), boot_seconds)
         self.disk = Disk()
         self.loads: dict[str, float] = {}
         self.load: Callable[[str], float] = lambda instance_id: self.loads.get(instance_id, 50.0)

@@ -176,3 +176,31 @@ def test_a_made_up_shape_has_a_name() -> None:
     refused = run("--load", "stairs")
     assert refused.exit_code == 2
     assert "stairs: is not there; name a file, a folder, or one of the shapes step, ramp" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "said"),
+    [
+        ("zones: 4", (), "zones"),
+        ("outages: [{zone: eu-west-1a, at_seconds: 0, lasts_seconds: 1}]", (), "outages[0].zone"),
+        ("speed: 3", (), "speed"),
+        ("zones: 2", ("--against", "ec2"), "--against"),
+    ],
+)
+def test_a_wrong_world_is_named_with_the_place(
+    trace: Path, tmp_path: Path, text: str, arguments: tuple[str, ...], said: str
+) -> None:
+    file = tmp_path / "world.yml"
+    file.write_text(text)
+    told = run("--load", trace, "--world", file, *arguments)
+    assert told.exit_code == 2
+    assert said in told.output
+
+
+def test_a_described_world_tells_what_was_paid(tmp_path: Path) -> None:
+    load, file = tmp_path / "load.csv", tmp_path / "world.yml"
+    load.write_text("seconds,load\n" + "".join(f"{second},5\n" for second in range(0, 600, 10)))
+    file.write_text("price_per_hour: 2")
+    told = run("--load", load, "--mean", 5, "--world", file)
+    assert told.exit_code == 0
+    assert " instance-hours, which cost " in told.output.splitlines()[0]
