@@ -119,7 +119,7 @@ def rehearse(
         begin = BEGIN
         traces: tuple[Trace, ...]
         if str(load) == RECORDED and not load.exists():
-            applied, begin, trace = _recorded(group, address)
+            applied, begin, trace = recorded(group, address, RECORDED_SPAN)
             traces = (trace,)
             follower = partial(whole_group, applied, begin=begin)
             first = Subject(f"{group} (applied)", follower, math.inf, applied)
@@ -182,7 +182,7 @@ def named_traces(load: Path) -> "tuple[Trace, ...]":
     raise SpecError((Fault(str(load), "is not there", mend),))
 
 
-def _recorded(name: str | None, address: str) -> "tuple[Group, datetime, Trace]":
+def recorded(name: str | None, address: str, span: timedelta) -> "tuple[Group, datetime, Trace]":
     """A group as it is applied, and its recorded demand with the first minute's begin. Raises SpecError."""
     from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -192,7 +192,7 @@ def _recorded(name: str | None, address: str) -> "tuple[Group, datetime, Trace]"
         mend = "name a group of the controller, as `controller-asg groups` shows them"
         raise SpecError((Fault("--group", f"is missing, and --load {RECORDED} wants it", mend),))
     since = Timestamp()
-    since.FromDatetime(datetime.now(UTC) - RECORDED_SPAN)
+    since.FromDatetime(datetime.now(UTC) - span)
     with controller(address) as admin:
         request = pb.ListGroupsRequest(name=name)
         (found,) = admin.ListGroups(request, timeout=TIMEOUT_SECONDS).groups

@@ -2,32 +2,43 @@
 
 import json
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controller_asg.cli.app import app
-from controller_asg.cli.calls import EXIT_BAD_INPUT, end
-from controller_asg.cli.rehearse import named_traces, policy_or_group
+from controller_asg.cli.app import Address, app
+from controller_asg.cli.calls import DEFAULT_ADDRESS, EXIT_BAD_INPUT, end
+from controller_asg.cli.rehearse import RECORDED, named_traces, policy_or_group, recorded
 from controller_asg.cli.tables import Table
 from controller_asg.model.errors import Fault, SpecError
 
 if TYPE_CHECKING:
     from controller_asg.model.group import Group
+    from controller_asg.model.scaling_policy import DemandTracking
     from controller_asg.rehearse.load import Trace
     from controller_asg.rehearse.tune import Tunable, Tuned
+
+RECORDED_SPAN = timedelta(days=14)
 
 
 @app.command()
 def tune(
-    load: Annotated[
-        Path, typer.Option(help="One trace of at least twelve hours, or a made-up shape, as in rehearse.")
-    ],
     group: Annotated[
         str | None,
-        typer.Option(help="As in rehearse. Left out: the default demand_tracking."),
+        typer.Argument(
+            help="The NAME of a group of the running controller; with another --load as --group of rehearse, or"
+            " nothing: the default demand_tracking."
+        ),
     ] = None,
+    load: Annotated[
+        Path,
+        typer.Option(
+            help="One trace of at least twelve hours, or a made-up shape, as in rehearse; or `recorded`: the last two"
+            " weeks of the group."
+        ),
+    ] = Path(RECORDED),
     policy: Annotated[
         str | None, typer.Option(help="Which policy's settings are tried, where the group has several.")
     ] = None,
@@ -40,19 +51,29 @@ def tune(
         ),
     ] = None,
     mean: Annotated[
-        float, typer.Option(min=0.01, help="Instances that the load needs on average; only its shape counts.")
-    ] = 10.0,
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Instances that the load needs on average; only its shape counts. Left out: 10, and of a recorded"
+            " load as many as it needed.",
+        ),
+    ] = None,
     delay: Annotated[float, typer.Option(min=0, help="Seconds from a launch to in service.")] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
+    address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Try other settings of a group's policy on a load, chosen by its first part and judged by the rest."""
-    from controller_asg.rehearse.load import TICK_SECONDS, demand
+    from controller_asg.rehearse.load import MEAN_INSTANCES, TICK_SECONDS, demand
     from controller_asg.rehearse.tune import HOUR, cheapest, frontier, settings, split, written
     from controller_asg.rehearse.tune import tune as try_settings
 
     try:
-        present, whole = _subject(group, policy)
-        trace = _one_trace(load)
+        if str(load) == RECORDED and not load.exists():
+            applied, _, trace = recorded(group, address, RECORDED_SPAN)
+            present, whole = _tunable(applied.name, applied, policy)
+        else:
+            present, whole = _tunable(*policy_or_group(group), policy)
+            trace, mean = _one_trace(load), mean or MEAN_INSTANCES
         needed = demand(trace, mean)
         at = split(trace.name, len(needed))
     except SpecError as error:
@@ -105,12 +126,13 @@ def tune(
     typer.echo("\n" + yaml.safe_dump([written(proposed)], sort_keys=False), nl=False)
 
 
-def _subject(where: str | None, policy_name: str | None) -> "tuple[Tunable, Group | None]":
+def _tunable(
+    name: str, found: "DemandTracking | Group", policy_name: str | None
+) -> "tuple[Tunable, Group | None]":
     """The policy whose settings are tried, and the group it stands in. Raises SpecError."""
     from controller_asg.model.scaling_policy import DemandTracking
     from controller_asg.rehearse.tune import DIALS, Tunable
 
-    name, found = policy_or_group(where)
     if isinstance(found, DemandTracking):
         return found, None
     able = {

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from google.protobuf.timestamp_pb2 import Timestamp
 from typer.testing import CliRunner, Result
 
+from asg.admin.v1 import admin_pb2 as pb
 from controller_asg.cli import tune as _tune  # noqa: F401 - its command joins the others
 from controller_asg.cli.app import app
 from controller_asg.model.scaling_policy import DemandTracking
@@ -14,6 +16,7 @@ from controller_asg.rehearse import tune as tuning
 from controller_asg.rehearse.figures import Figures
 from controller_asg.rehearse.generate import generate, write_trace
 from controller_asg.rehearse.load import Trace
+from tests.unit.ansible.admin_double import AdminDouble, serving
 
 
 def run(*arguments: object) -> Result:
@@ -80,7 +83,7 @@ def test_a_groups_policy_is_tuned_among_the_groups_others(
     tracking = {"type": "target_tracking", "metric": "cpu_percent", "target": 70}
     bounds = {"type": "thresholds", "enabled": False}
     file.write_text(yaml.safe_dump({"min_size": 1, "max_size": 12, "policies": [bounds, tracking]}))
-    told = json.loads(run("--load", load, "--group", file, "--policy", "target_tracking", "--json").output)
+    told = json.loads(run(file, "--load", load, "--policy", "target_tracking", "--json").output)
     assert told["split_seconds"] == 6 * 3600
     assert [each["policy"]["target"] for each in told["settings"]] == [70, 50, 90]
     present, low, high = (each["first"] for each in told["settings"])
@@ -123,6 +126,24 @@ def test_what_it_can_t_tune_is_told(
     for name in ("a", "b"):
         write_trace(generate("step"), Path(f"{name}.csv"))
     Path("web.yml").write_text(f"{{min_size: 1, max_size: 9, policies: {policies}}}")
-    result = run("--load", "flat", "--group", "web.yml", *arguments)
+    result = run("web.yml", "--load", "flat", *arguments)
     assert result.exit_code == 2
     assert told in " ".join(result.output.split())
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_group_is_tuned_on_what_the_controller_recorded_of_it(tmp_path: Path) -> None:
+    double = AdminDouble()
+    double.groups["web"] = {"min_size": 1, "max_size": 40, "policies": [{"type": "demand_tracking"}]}
+    with serving(double, tmp_path) as address:
+        short = run("web", "--address", address)
+        double.minutes = [
+            pb.DemandMinute(minute=Timestamp(seconds=1_800_000_000 + 60 * minute), demand=4.0)
+            for minute in range(24 * 60)
+        ]
+        told = run("web", "--address", address)
+    assert told.exit_code == 0
+    assert told.output.splitlines()[0].startswith("web: ")
+    assert "judged on the 11.99 h after them" in told.output
+    assert short.exit_code == 2
+    assert "only 0 minutes of demand are recorded" in " ".join(short.output.split())
