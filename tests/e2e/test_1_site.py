@@ -79,6 +79,33 @@ def test_check_mode_says_what_would_change_and_changes_nothing(deployment: Deplo
     assert applied(deployment) == before
 
 
+_RECORD_A_DAY = """
+import math, sqlite3, time
+begin = int(time.time()) // 60 * 60_000 - 24 * 3_600_000
+rows = [("web", begin + 60_000 * n, 2.5 + 1.5 * math.sin(n / 120), 4.0) for n in range(24 * 60)]
+with sqlite3.connect("/var/lib/controller-asg/store.db", timeout=10) as store:
+    store.executemany("INSERT OR REPLACE INTO demand_minutes VALUES (?, ?, ?, ?)", rows)
+"""
+
+
+def test_check_mode_says_what_a_change_would_have_done_yesterday(deployment: Deployment) -> None:
+    done = deployment.execute(deployment.controller_id, "/opt/controller-asg/bin/python", "-c", _RECORD_A_DAY)
+    assert done.returncode == 0, done.stderr
+    tracking = [{"type": "target_tracking", "metric": "cpu_percent", "target": 50}]
+    changed = {**GROUPS, "web": {**GROUPS["web"], "policies": tracking}}
+    lines: list[str] = []
+    deployment.play(
+        "playbooks/apply_groups.yml",
+        "--check",
+        "--diff",
+        extra_vars={"asg_groups": changed},
+        on_line=lines.append,
+    )
+    (before,) = [line for line in lines if line.startswith("-# yesterday web would have paid ")]
+    (after,) = [line for line in lines if line.startswith("+# yesterday web would have paid ")]
+    assert before[1:] != after[1:]
+
+
 def test_a_changed_launch_parameter_shows_which_instances_are_outdated(deployment: Deployment) -> None:
     changed = {**GROUPS, "worker": {**GROUPS["worker"], "launch": {"tags": {"team": "red"}}}}
     members = {member["instance_id"] for member in deployment.members("worker")}

@@ -2,12 +2,16 @@
 
 import subprocess
 import time
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from asg_lab.deployment import Deployment, wait_until
 
 from controller_asg.model.activity import ActivityStatus
+from tests.e2e.conftest import GROUPS
 
 pytestmark = pytest.mark.lab
 
@@ -72,6 +76,45 @@ def test_target_tracking_sizes_the_other_group(fleet: Deployment) -> None:
     wait_until("one worker again", one_again, 60, every=2)
 
 
+@contextmanager
+def worker(lab: Deployment, **keys: Any) -> Iterator[None]:
+    """The group with other keys for a while."""
+    changed = {**GROUPS, "worker": {**GROUPS["worker"], **keys}}
+    lab.play("playbooks/apply_groups.yml", extra_vars={"asg_groups": changed})
+    try:
+        yield
+    finally:
+        lab.play("playbooks/apply_groups.yml", extra_vars={"asg_groups": GROUPS})
+
+
+def test_demand_tracking_follows_a_real_load_and_says_why(fleet: Deployment) -> None:
+    (one,) = ids(fleet, "worker")
+    with worker(fleet, policies=[{"type": "demand_tracking"}], max_size=3):
+        fleet.set_metric(one, None)
+        fleet.burn(one, 90)
+        wait_until("a second worker", lambda: len(ids(fleet, "worker")) > 1, 90)
+        for each in ids(fleet, "worker"):
+            fleet.set_metric(each, 50)
+        fleet.execute(one, "pkill", "-f", "while :")
+    causes = [launch["cause"] for launch in fleet.controller("activities", "worker")["activities"]]
+    (why,) = [cause for cause in causes if cause.startswith("demand_tracking: demand ")][-1:]
+    assert "of 1 in service" in why
+    assert "headroom" in why
+    assert "wants" in why
+
+
+def test_a_scheduled_action_sets_the_size_at_its_time(fleet: Deployment) -> None:
+    due = datetime.now(UTC) + timedelta(seconds=25)
+    morning = {"name": "morning", "start_time": due.isoformat(), "desired_capacity": 2}
+    with worker(fleet, scheduled_actions=[morning]):
+        (shown,) = fleet.groups()["worker"]["next_scheduled"]
+        assert (shown["action"], datetime.fromisoformat(shown["at"])) == ("morning", due)
+        wait_until("a second worker", lambda: len(ids(fleet, "worker")) == 2, 90)
+        (launch, *_) = fleet.controller("activities", "worker")["activities"]
+        assert datetime.fromisoformat(launch["started_at"]) >= due
+        assert "morning" in launch["cause"]
+
+
 def test_an_agent_that_unregisters_leaves_the_group(fleet: Deployment) -> None:
     fleet.controller("create", "web")
     wait_until("a third instance", lambda: len(ids(fleet, "web")) == 3, 90)
@@ -110,8 +153,6 @@ def test_a_restarted_agent_is_no_death(fleet: Deployment) -> None:
 
 
 def test_an_instance_of_a_stock_image_gets_its_agent_by_the_role(fleet: Deployment) -> None:
-    from tests.e2e.conftest import GROUPS
-
     stock = {
         "min_size": 1,
         "max_size": 1,

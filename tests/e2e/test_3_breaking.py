@@ -158,6 +158,39 @@ def test_a_zone_without_capacity_is_passed_over(fleet: Deployment) -> None:
     one_worker(fleet)
 
 
+def test_a_broken_image_costs_two_instances_and_never_the_size(fleet: Deployment) -> None:
+    six = {**GROUPS["worker"], "min_size": 6, "registration_timeout_seconds": 20, "failed_launches_limit": 2}
+    fleet.play("playbooks/apply_groups.yml", extra_vars={"asg_groups": {**GROUPS, "worker": six}})
+    wait_until("six workers", lambda: len(fleet.members("worker")) == 6, 90)
+    before = alive(fleet, "worker")
+    for one in before:
+        fleet.set_metric(one, CALM["worker"])
+    # An image without the agent: it boots, and never speaks.
+    broken = {**six, "launch": {**six["launch"], "image": {"id": fleet.environment["LAB_AMI_ID"]}}}
+    documents = {**GROUPS, "worker": broken}
+    fleet.play("playbooks/apply_groups.yml", extra_vars={"asg_groups": documents})
+    assert alive(fleet, "worker") == before
+    fleet.fault("kill", min(before))
+    (new,) = wait_until(
+        "the sixth worker again",
+        lambda: {member["instance_id"] for member in fleet.members("worker")} - before,
+        180,
+    )
+    fleet.set_metric(new, CALM["worker"])
+    launches = fleet.controller("activities", "worker")["activities"]
+    failed = [each for each in launches if "did not register" in each.get("status_message", "")]
+    assert len(failed) == 2
+    assert all(each["details"] for each in failed), "the console's end is kept"
+    assert before - {min(before)} <= alive(fleet, "worker")
+    (stopped,) = [
+        condition["message"]
+        for condition in fleet.groups()["worker"]["conditions"]
+        if condition["kind"] == "LaunchVersionStopped"
+    ]
+    assert fleet.environment["LAB_AMI_ID"] in stopped
+    fleet.play("playbooks/apply_groups.yml", extra_vars={"asg_groups": GROUPS})
+
+
 def test_a_cut_network_of_the_controller_replaces_nobody(fleet: Deployment) -> None:
     before = {group: alive(fleet, group) for group in ("web", "worker")}
     fleet.fault("cut", fleet.controller_id)
