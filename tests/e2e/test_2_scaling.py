@@ -104,7 +104,7 @@ def test_demand_tracking_follows_a_real_load_and_says_why(fleet: Deployment) -> 
 
 
 def test_a_scheduled_action_sets_the_size_at_its_time(fleet: Deployment) -> None:
-    due = datetime.now(UTC) + timedelta(seconds=25)
+    due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=25)
     morning = {"name": "morning", "start_time": due.isoformat(), "desired_capacity": 2}
     with worker(fleet, scheduled_actions=[morning]):
         (shown,) = fleet.groups()["worker"]["next_scheduled"]

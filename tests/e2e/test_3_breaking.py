@@ -159,14 +159,15 @@ def test_a_zone_without_capacity_is_passed_over(fleet: Deployment) -> None:
 
 
 def test_a_broken_image_costs_two_instances_and_never_the_size(fleet: Deployment) -> None:
-    six = {**GROUPS["worker"], "min_size": 6, "registration_timeout_seconds": 20, "failed_launches_limit": 2}
+    six = {**GROUPS["worker"], "min_size": 6}
     fleet.play("playbooks/apply_groups.yml", extra_vars={"asg_groups": {**GROUPS, "worker": six}})
-    wait_until("six workers", lambda: len(fleet.members("worker")) == 6, 90)
+    wait_until("six workers", lambda: len(fleet.members("worker")) == 6, 120)
     before = alive(fleet, "worker")
     for one in before:
         fleet.set_metric(one, CALM["worker"])
     # An image without the agent: it boots, and never speaks.
-    broken = {**six, "launch": {**six["launch"], "image": {"id": fleet.environment["LAB_AMI_ID"]}}}
+    launch = {**six["launch"], "image": {"id": fleet.environment["LAB_AMI_ID"]}}
+    broken = {**six, "registration_timeout_seconds": 30, "failed_launches_limit": 2, "launch": launch}
     documents = {**GROUPS, "worker": broken}
     fleet.play("playbooks/apply_groups.yml", extra_vars={"asg_groups": documents})
     assert alive(fleet, "worker") == before

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -42,7 +43,8 @@ def outcome(
 
 
 if __name__ == "__main__":
-    os.nice(10)  # the controller comes first
+    with suppress(PermissionError):  # a unit's sandbox may forbid it
+        os.nice(10)  # the controller comes first
     task = json.load(sys.stdin)
     found = outcome(group_from_dict(task["group"]), task["minutes"], task["delay_seconds"], task["first"])
     json.dump(asdict(found), sys.stdout)
