@@ -178,10 +178,11 @@ def test_a_broken_image_costs_two_instances_and_never_the_size(fleet: Deployment
         180,
     )
     fleet.set_metric(new, CALM["worker"])
-    launches = fleet.controller("activities", "worker")["activities"]
-    failed = [each for each in launches if "did not register" in each.get("status_message", "")]
-    assert len(failed) == 2
-    assert all(each["details"] for each in failed), "the console's end is kept"
+    activities = fleet.controller("activities", "worker")["activities"]
+    said = "its agent did not register"
+    failed = [each for each in activities if said in each["status_message"] or said in each["cause"]]
+    assert len([each for each in failed if each["kind"] == "launch"]) == 2
+    assert all(each["details"] for each in failed if each["kind"] == "terminate"), "the console's end is kept"
     assert before - {min(before)} <= alive(fleet, "worker")
     (stopped,) = [
         condition["message"]

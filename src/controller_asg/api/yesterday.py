@@ -60,8 +60,10 @@ async def rehearse_yesterday(controller: Controller, applied: Sequence[Applied])
 async def _outcome(
     document: Any, minutes: Sequence[DemandMinute], delay_seconds: float, room: asyncio.Semaphore
 ) -> pb.Outcome:
+    launch = document["launch"]
+    image = {key: value for key, value in launch["image"].items() if key != "found_id"}
     task = {
-        "group": document,
+        "group": {**document, "launch": {**launch, "image": image}},
         "minutes": [(minute.minute_at.timestamp(), minute.demand) for minute in minutes],
         "delay_seconds": delay_seconds,
         "first": max(1, round(minutes[0].in_service)),

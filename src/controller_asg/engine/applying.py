@@ -59,8 +59,8 @@ def differences(
     applied, records = [], []
     for group, image_id in wanted:
         old = memory.groups.get(group.name)
-        before = _shown(old.group, old.image_id) if old else None
-        after = _shown(group, image_id)
+        before = shown(old.group, old.image_id) if old else None
+        after = shown(group, image_id)
         version = launch_version(group.launch, image_id, group.bootstrap)
         if old is None:
             record = GroupRecord(group, 1, image_id, version, _first_capacity(group, view), now)
@@ -89,7 +89,7 @@ def _first_capacity(group: Group, view: CloudView) -> int:
     return min(max(alive or first, group.min_size), group.max_size)
 
 
-def _shown(group: Group, image_id: str) -> dict[str, Any]:
+def shown(group: Group, image_id: str) -> dict[str, Any]:
     document = group_to_dict(group)
     document["launch"]["image"]["found_id"] = image_id
     return document

@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from controller_asg.api import yesterday
+from controller_asg.engine.applying import shown
 from controller_asg.engine.controller import Applied
-from controller_asg.model.group import group_to_dict
 from controller_asg.model.record import DemandMinute
 from tests.fake_controller import FakeController
 
@@ -33,7 +33,8 @@ def _all_the_time_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def changed(controller: FakeController, **keys: Any) -> Applied:
-    before = {**group_to_dict(controller.records["web"].group), "min_size": 4, "max_size": 9, "policies": []}
+    record = controller.records["web"]
+    before = shown(replace(record.group, min_size=4, max_size=9, policies=()), record.image_id)
     return Applied("web", before, {**before, **keys}, 2)
 
 
