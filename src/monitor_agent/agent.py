@@ -10,9 +10,12 @@ from grpc_health.v1 import health_pb2
 
 from monitor_agent import __version__
 from monitor_agent.application_metrics import ApplicationMetrics
+from monitor_agent.busy import FILE_NAME, Busy
+from monitor_agent.busy_sources import BusySources
 from monitor_agent.channel import bind, make_server, may_command
 from monitor_agent.drain import Drain
 from monitor_agent.faults import FaultsError
+from monitor_agent.hooks import Hooks
 from monitor_agent.https import has_https, needs_https
 from monitor_agent.identity import Imds, read_boot_id
 from monitor_agent.latest import Latest
@@ -62,9 +65,16 @@ class Agent:
         self.stop, self.reload = asyncio.Event(), asyncio.Event()
         self.monitor_port = self.http_port = 0  # as bound
         self.latest = Latest(time.monotonic)
+        wake = self.latest.wake.set
         self.drain = Drain(
-            lambda: self.settings.drain_command, lambda: self.settings.state_dir, self.latest.wake.set
+            lambda: self.settings.drain_command,
+            lambda: self.settings.resume_command,
+            lambda: self.settings.state_dir,
+            wake,
         )
+        self._boot_id = read_boot_id(proc)
+        self.busy = Busy(wake, lambda: self.settings.state_dir / FILE_NAME, self._boot_id)
+        self.hooks = Hooks(lambda: self.settings.hooks_directory, lambda: self.settings.state_dir, wake)
         self._sampler = Sampler(
             ProcReader(proc),
             self.latest,
@@ -81,7 +91,7 @@ class Agent:
         self.session = self._make_session()
         service = MonitorService(self.latest, self.drain, lambda: self.session.instance_id, self._may_command)
         health = add_services(server, service)
-        routes = LocalRoutes(self.latest, self.session, self.interval_seconds, time.monotonic)
+        routes = LocalRoutes(self.latest, self.busy, self.session, self.interval_seconds, time.monotonic)
         http = LocalHttp(routes.by_path(), lambda: self._token)
         try:
             await server.start()
@@ -107,6 +117,7 @@ class Agent:
                 tasks.create_task(self._sampler.run(), name="sampler"),
                 tasks.create_task(self.session.run(), name="session"),
                 tasks.create_task(self.drain.run(), name="drain"),
+                tasks.create_task(self.hooks.run(), name="hooks"),
                 tasks.create_task(self._follow_settings(tasks), name="settings"),
             ]
             await self.stop.wait()
@@ -116,17 +127,23 @@ class Agent:
                 task.cancel()
 
     async def _follow_settings(self, tasks: asyncio.TaskGroup) -> None:
-        """Reread the settings on request; the application's sources begin anew with each."""
+        """Reread the settings on request; the sources of metrics and leases begin anew with each."""
         while True:
-            sources = tasks.create_task(
-                ApplicationMetrics(self.settings, self.latest).run(), name="application:sources"
+            metrics, leases = (
+                ApplicationMetrics(self.settings, self.latest),
+                BusySources(self.settings, self.busy, self._proc),
             )
+            sources = [
+                tasks.create_task(metrics.run(), name="application:sources"),
+                tasks.create_task(leases.run(), name="busy:sources"),
+            ]
             try:
                 await self.reload.wait()
                 self.reload.clear()
                 self._reread()
             finally:
-                sources.cancel()
+                for source in sources:
+                    source.cancel()
 
     def _reread(self) -> None:
         """Take over a changed settings file; a broken one changes nothing and is shown in the status."""
@@ -163,11 +180,13 @@ class Agent:
             log.warning("settings_need_restart", keys=",".join(late))
 
     def _make_session(self) -> ControllerSession:
-        me = AgentFacts(self.monitor_port, __version__, read_boot_id(self._proc))
+        me = AgentFacts(self.monitor_port, __version__, self._boot_id)
         return ControllerSession(
             *self._ways(),
             self.latest,
             self.drain,
+            self.hooks,
+            self.busy,
             me,
             set_interval=self._set_interval,
             changed=self._show_status,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,17 @@ class Outcome:
 
 
 async def run_command(
-    command: Sequence[str], *, timeout_seconds: float, directory: Path, keep_bytes: int, merge_errors: bool
+    command: Sequence[str],
+    *,
+    timeout_seconds: float,
+    directory: Path,
+    keep_bytes: int,
+    merge_errors: bool,
+    environment: Mapping[str, str] | None = None,
 ) -> Outcome:
     """The outcome; `output` is the last `keep_bytes` printed. Raises OSError when the program can't be started.
+
+    `environment` comes on top of the agent's own.
 
     The program gets a process group of its own, which is killed when the program has ended, at the limit, and on
     cancellation. With `merge_errors` its standard error is part of the output, without it goes where the agent's goes.
@@ -34,6 +42,7 @@ async def run_command(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT if merge_errors else None,
         cwd=_existing(directory),
+        env=None if environment is None else os.environ | environment,
         start_new_session=True,
     )
     try:

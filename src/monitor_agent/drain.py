@@ -1,8 +1,8 @@
-"""Empties the instance before it goes: runs the operator's drain command, once at a time, and reports how it ended."""
+"""Empties the instance before it goes, and fills it again when it stays: the operator's drain and resume commands."""
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 from asg.register.v1 import register_pb2
@@ -11,6 +11,7 @@ from monitor_agent.log import EventLog
 
 OUTPUT_BYTES = 4096
 MAX_DRAIN_SECONDS = 48 * 3600.0  # the longest that EC2 Auto Scaling keeps an instance in Terminating:Wait
+RESUME_SECONDS = 300.0  # a resume command is killed after so long; nothing waits for its end
 
 log = EventLog(__name__)
 
@@ -28,12 +29,16 @@ class Drain:
     def __init__(
         self,
         command: Callable[[], Sequence[str]],
+        resume_command: Callable[[], Sequence[str]],
         directory: Callable[[], Path],
         reported: Callable[[], None],
     ) -> None:
-        self._command, self._directory, self._reported = command, directory, reported
-        self._requests: asyncio.Queue[tuple[tuple[str, ...], float]] = asyncio.Queue(maxsize=1)
-        self._running = False
+        self._command, self._resume_command = command, resume_command
+        self._directory, self._reported = directory, reported
+        self._next: Coroutine[None, None, None] | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
+        self._draining = False
         self.report: register_pb2.DrainProgress | None = None
         self.reports = 0
 
@@ -43,38 +48,73 @@ class Drain:
         if not command:
             self._tell(finished=True, exit_code=0, output="no drain_command is set")
             return False
-        if not self._running:
-            self._running = True
+        if not self._draining:
+            self._draining = True
             log.info("drain_started", reason=reason, timeout_seconds=timeout_seconds)
-            self._requests.put_nowait((command, timeout_seconds))
+            self._begin(self._drain(command, timeout_seconds))
             self._tell(finished=False)
         return True
 
+    def resume(self, reason: str) -> None:
+        """The instance serves again: stop the drain that runs, and run the resume command.
+
+        The drain's end is not told, nor one that waits to be told: it would pass for the end of the next drain.
+        """
+        log.info("resumed", reason=reason, stopped_drain=self._draining)
+        self._draining, self.report = False, None
+        self._begin(self._resume(tuple(self._resume_command())))
+
     async def run(self) -> None:
-        """Run what is requested, one after the other."""
-        while True:
-            command, timeout_seconds = await self._requests.get()
-            try:
-                outcome = await run_command(
-                    command,
-                    timeout_seconds=timeout_seconds,
-                    directory=self._directory(),
-                    keep_bytes=OUTPUT_BYTES,
-                    merge_errors=True,
-                )
-                exit_code, output = outcome.exit_code, outcome.output.decode("utf-8", "replace")
-            except OSError as error:
-                # The shell's code for a program that can't be run; the controller decides what a failed drain means.
-                exit_code, output = 127, f"{command[0]}: {error.strerror}"
-            finally:
-                self._running = False
-            if exit_code == 0:
-                log.info("drain_finished", exit_code=0)
-            else:
-                log.warning(
-                    "drain_failed", exit_code=exit_code, timeout_seconds=timeout_seconds, output=output[-400:]
-                )
-            self._tell(finished=True, exit_code=exit_code, output=output)
+        """Run what is asked for, one at a time: what is newer stops what runs."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._asked.wait()
+                self._asked.clear()
+                if self._running is not None:
+                    await asyncio.wait((self._running,))
+                if self._next is not None:
+                    phase, self._next = self._next, None
+                    self._running = tasks.create_task(phase, name="drain:command")
+
+    def _begin(self, phase: Coroutine[None, None, None]) -> None:
+        if self._next is not None:
+            self._next.close()  # it never began
+        if self._running is not None:
+            self._running.cancel()  # now, so that it can't tell its end any more
+        self._next = phase
+        self._asked.set()
+
+    async def _drain(self, command: tuple[str, ...], timeout_seconds: float) -> None:
+        exit_code, output = await self._execute(command, timeout_seconds)
+        self._draining = False
+        if exit_code == 0:
+            log.info("drain_finished", exit_code=0)
+        else:
+            log.warning(
+                "drain_failed", exit_code=exit_code, timeout_seconds=timeout_seconds, output=output[-400:]
+            )
+        self._tell(finished=True, exit_code=exit_code, output=output)
+
+    async def _resume(self, command: tuple[str, ...]) -> None:
+        if not command:
+            return
+        exit_code, output = await self._execute(command, RESUME_SECONDS)
+        if exit_code != 0:
+            log.warning("resume_failed", exit_code=exit_code, output=output[-400:])
+
+    async def _execute(self, command: tuple[str, ...], seconds: float) -> tuple[int | None, str]:
+        try:
+            outcome = await run_command(
+                command,
+                timeout_seconds=seconds,
+                directory=self._directory(),
+                keep_bytes=OUTPUT_BYTES,
+                merge_errors=True,
+            )
+        except OSError as error:
+            # The shell's code for a program that can't be run; the controller decides what a failed drain means.
+            return 127, f"{command[0]}: {error.strerror}"
+        return outcome.exit_code, outcome.output.decode("utf-8", "replace")
 
     def _tell(self, *, finished: bool, exit_code: int | None = None, output: str = "") -> None:
         self.report = register_pb2.DrainProgress(finished=finished, exit_code=exit_code, output=output)

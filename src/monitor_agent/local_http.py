@@ -1,4 +1,4 @@
-"""The agent's HTTP/1.1 server for the machine itself: /metrics, /healthz, /set-metric, /unregister.
+"""The agent's HTTP/1.1 server for the machine itself: /metrics, /healthz, /busy, /set-metric, /unregister.
 
 One request a connection, everything bounded: an HTTP framework would cost more memory than the rest of the agent.
 """
@@ -34,7 +34,6 @@ Handler = Callable[[bytes], Awaitable[Reply]]  # takes the request's body
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    method: str
     handler: Handler
     changes: bool  # wants the token, when there is one
 
@@ -56,11 +55,11 @@ class _ReplyError(Exception):
 
 
 class LocalHttp:
-    """Serves routes by path. `token` is read at each request, so that a reload can change it."""
+    """Serves routes by path and method. `token` is read at each request, so that a reload can change it."""
 
     def __init__(
         self,
-        routes: Mapping[str, Route],
+        routes: Mapping[str, Mapping[str, Route]],
         token: Callable[[], str | None],
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
@@ -120,14 +119,15 @@ class LocalHttp:
             return faults(HTTPStatus.BAD_REQUEST, *error.faults)
 
     def _route(self, request: _Request) -> Route:
-        route = self._routes.get(request.path)
-        if route is None:
+        methods = self._routes.get(request.path)
+        if methods is None:
             mend = "known are " + ", ".join(sorted(self._routes))
             raise _ReplyError(failure(HTTPStatus.NOT_FOUND, request.path[:64], "no such route", mend))
-        if request.method != route.method:
-            what = f"{request.method[:16]} is not served here"
-            reply = failure(HTTPStatus.METHOD_NOT_ALLOWED, request.path, what, f"use {route.method}")
-            raise _ReplyError(Reply(reply.status, reply.body, headers={"Allow": route.method}))
+        route = methods.get(request.method)
+        if route is None:
+            what, allowed = f"{request.method[:16]} is not served here", ", ".join(methods)
+            reply = failure(HTTPStatus.METHOD_NOT_ALLOWED, request.path, what, f"use {allowed}")
+            raise _ReplyError(Reply(reply.status, reply.body, headers={"Allow": allowed}))
         token = self._token()
         if route.changes and token is not None:
             import hmac  # with OpenSSL: only where there is a token

@@ -1,10 +1,11 @@
-"""What the agent's HTTP routes do: the load's override, leaving the group, the readings and the agent's health."""
+"""What the agent's HTTP routes do: leases, the load's override, leaving the group, the readings, the agent's health."""
 
 from collections.abc import Callable
 from http import HTTPStatus
 
 from asg.register.v1 import register_pb2
 from monitor_agent import __version__
+from monitor_agent.busy import Busy
 from monitor_agent.latest import Latest
 from monitor_agent.local_http import Reply, Route, document, failure
 from monitor_agent.override import parse_override
@@ -29,20 +30,35 @@ class LocalRoutes:
     def __init__(
         self,
         latest: Latest,
+        busy: Busy,
         session: ControllerSession,
         interval_seconds: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
-        self._latest, self._session = latest, session
+        self._latest, self._busy, self._session = latest, busy, session
         self._interval_seconds, self._monotonic = interval_seconds, monotonic
 
-    def by_path(self) -> dict[str, Route]:
+    def by_path(self) -> dict[str, dict[str, Route]]:
         return {
-            "/metrics": Route("GET", self.metrics, changes=False),
-            "/healthz": Route("GET", self.healthz, changes=False),
-            "/set-metric": Route("POST", self.set_metric, changes=True),
-            "/unregister": Route("POST", self.unregister, changes=True),
+            "/metrics": {"GET": Route(self.metrics, changes=False)},
+            "/healthz": {"GET": Route(self.healthz, changes=False)},
+            "/busy": {
+                "GET": Route(self.busy, changes=False),
+                "POST": Route(self.take_lease, changes=True),
+                "DELETE": Route(self.end_lease, changes=True),
+            },
+            "/set-metric": {"POST": Route(self.set_metric, changes=True)},
+            "/unregister": {"POST": Route(self.unregister, changes=True)},
         }
+
+    async def busy(self, body: bytes) -> Reply:
+        return document(HTTPStatus.OK, self._busy.document())
+
+    async def take_lease(self, body: bytes) -> Reply:
+        return document(HTTPStatus.OK, {"owner": self._busy.take(body).owner})
+
+    async def end_lease(self, body: bytes) -> Reply:
+        return document(HTTPStatus.OK, {"ended": self._busy.end(body)})
 
     async def set_metric(self, body: bytes) -> Reply:
         request = parse_override(body)
@@ -74,6 +90,7 @@ class LocalRoutes:
             "group": session.group,
             "session": str(session.state),
             "version": __version__,
+            "busy_faults": self._busy.faults(),
         }
         return document(HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, content)
 

@@ -14,8 +14,10 @@ from enum import StrEnum
 import grpc.aio
 
 from asg.register.v1 import register_pb2, register_pb2_grpc
+from monitor_agent.busy import Busy, Lease
 from monitor_agent.channel import open_channel
 from monitor_agent.drain import Drain, check_drain_timeout
+from monitor_agent.hooks import Hooks
 from monitor_agent.identity import ImdsError
 from monitor_agent.latest import Latest
 from monitor_agent.locate import LocateError, Locator, Target
@@ -28,6 +30,8 @@ LEAVE_SECONDS = 2.0  # deadline of the Unregister of a clean stop, well within s
 WRITE_SECONDS = 10.0  # a controller whose process hangs answers pings but reads nothing
 UP_SECONDS = 1.0  # a stream that the controller did not answer counts as up when it has lasted this long
 SAMPLE_AT_LEAST_SECONDS = 10.0  # values that hardly move are repeated this often
+
+LEASES_SPACING_SECONDS = 0.1  # however often they change: 50 messages a second end the session
 
 # Full jitter (Brooker, "Exponential Backoff And Jitter"): a fleet that lost its controller comes back spread out.
 BACKOFF_FIRST_SECONDS, BACKOFF_CAP_SECONDS = 0.2, 10.0
@@ -114,6 +118,28 @@ class _Pace:
         return register_pb2.SessionRequest(heartbeat=register_pb2.Heartbeat(sequence=self._sequence))
 
 
+class _NewLeases:
+    """Decides within one session when the leases are sent: once all sources have spoken, and at each change."""
+
+    def __init__(self, busy: Busy, wake: Callable[[], None]) -> None:
+        self._busy, self._wake = busy, wake
+        self._sent: tuple[Lease, ...] | None = None
+        self._sent_at: float | None = None
+
+    def next(self) -> tuple[Lease, ...] | None:
+        """The leases to send now, or None."""
+        held = self._busy.held()
+        if held is None or held == self._sent:
+            return None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._sent_at is not None and now - self._sent_at < LEASES_SPACING_SECONDS:
+            loop.call_at(self._sent_at + LEASES_SPACING_SECONDS, self._wake)
+            return None
+        self._sent, self._sent_at = held, now
+        return held
+
+
 class ControllerSession:
     """Keeps a session up. `changed` is called when its state does, `set_interval` when the controller sets the pace."""
 
@@ -123,6 +149,8 @@ class ControllerSession:
         find_instance_id: Callable[[], Awaitable[str]],
         latest: Latest,
         drain: Drain,
+        hooks: Hooks,
+        busy: Busy,
         me: AgentFacts,
         *,
         set_interval: Callable[[float], None] = lambda seconds: None,
@@ -133,6 +161,7 @@ class ControllerSession:
     ) -> None:
         self._locator, self._find_instance_id = locator, find_instance_id
         self._latest, self._drain, self._me = latest, drain, me
+        self._hooks, self._busy = hooks, busy
         self._set_interval, self._changed = set_interval, changed
         self._connect, self._chance, self._monotonic = connect, chance, monotonic
         self._stub: register_pb2_grpc.RegisterServiceAsyncStub | None = None
@@ -282,12 +311,18 @@ class ControllerSession:
     ) -> None:
         try:
             await self._put(call, register_pb2.SessionRequest(hello=register_pb2.Hello(identity=identity)))
-            pace = _Pace(self._latest, self._monotonic)
+            pace, leases = _Pace(self._latest, self._monotonic), _NewLeases(self._busy, self._latest.wake.set)
             while True:
+                if (held := leases.next()) is not None:
+                    await self._put(call, register_pb2.SessionRequest(leases=self._busy.message(held)))
                 if self._drain.reports != self._reports_sent:
                     reports, progress = self._drain.reports, self._drain.report
-                    await self._put(call, register_pb2.SessionRequest(drain_progress=progress))
+                    if progress is not None:
+                        await self._put(call, register_pb2.SessionRequest(drain_progress=progress))
                     self._reports_sent = reports
+                while (told := self._hooks.unsent()) is not None:
+                    await self._put(call, register_pb2.SessionRequest(hook_progress=told))
+                    self._hooks.sent(told)
                 if (request := pace.next()) is not None:
                     await self._put(call, request)
                     if request.HasField("sample"):
@@ -321,6 +356,10 @@ class ControllerSession:
                         self._adopt(response.settings)
                     case "drain":
                         self._start_drain(response.drain)
+                    case "resume":
+                        self._drain.resume(response.resume.reason)
+                    case "run_hook":
+                        self._hooks.request(response.run_hook, self.group, self.instance_id)
                     case _:
                         log.debug("message_ignored")  # of a newer controller
             self._end(_LostError("the controller ended the session"))

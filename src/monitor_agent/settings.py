@@ -73,6 +73,14 @@ class Settings:
     application_openmetrics_interval_seconds: float = 10.0
     application_openmetrics_timeout_seconds: float = 5.0
     drain_command: tuple[str, ...] = ()
+    resume_command: tuple[str, ...] = ()
+    hooks_directory: Path = Path("/etc/monitor-agent/hooks.d")
+    busy_directory: Path = Path("/run/monitor-agent/busy.d")
+    busy_command: tuple[str, ...] = ()
+    busy_command_interval_seconds: float = 10.0
+    busy_command_timeout_seconds: float = 5.0
+    busy_connection_ports: tuple[int, ...] = ()
+    busy_connections_above: int = 0
     state_dir: Path = Path("/var/lib/monitor-agent")
 
 
@@ -166,9 +174,9 @@ def _contradictions(document: Mapping[str, Any], values: Mapping[str, Any], sour
         what = f"{listen} is reachable from other machines and no http_token_file is set"
         mend = "set http_token_file, or listen on 127.0.0.1"
         faults.append(Fault(f"{source}: http_listen", what, mend))
-    for subject in ("command", "openmetrics"):
-        key = f"application_{subject}_timeout_seconds"
-        interval_key = f"application_{subject}_interval_seconds"
+    for subject in ("application_command", "application_openmetrics", "busy_command"):
+        key = f"{subject}_timeout_seconds"
+        interval_key = f"{subject}_interval_seconds"
         if key in values or interval_key in values:
             timeout = values.get(key, getattr(_DEFAULTS, key))
             interval = values.get(interval_key, getattr(_DEFAULTS, interval_key))
@@ -223,6 +231,18 @@ def _seconds(low: float, high: float) -> Callable[[object], float]:
 def _port(value: object, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 65535:
         raise _WrongError(f"port {value!r} is not within {low} to 65535", "write a port number")
+    return value
+
+
+def _ports(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise _WrongError(f"{value!r} is not a list", "write it like [80, 443]")
+    return tuple(_port(port, 1) for port in value)
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _WrongError(f"{value!r} is not a whole number from 0", "write a count")
     return value
 
 
@@ -357,12 +377,12 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "http_listen": Setting(
         _listen,
-        "Where /metrics, /healthz, /set-metric and /unregister are served. Not on loopback: http_token_file must be "
-        "set. Takes effect at a restart.",
+        "Where /metrics, /healthz, /busy, /set-metric and /unregister are served. Not on loopback: http_token_file "
+        "must be set. Takes effect at a restart.",
     ),
     "http_token_file": Setting(
         _path,
-        "A file with a token of 16 or more characters; then /set-metric and /unregister want "
+        "A file with a token of 16 or more characters; then /set-metric, /unregister and changes of /busy want "
         "`Authorization: Bearer TOKEN`.",
     ),
     "sample_interval_seconds": Setting(
@@ -397,7 +417,42 @@ SETTINGS: Mapping[str, Setting] = {
         "A program and its arguments, run when the controller wants the instance empty; exit 0 means that it is. It "
         "must be safe to repeat. Not set: the instance may go at once.",
     ),
-    "state_dir": Setting(_path, "The working directory of the commands; systemd's StateDirectory."),
+    "resume_command": Setting(
+        _command,
+        "A program and its arguments, run when an instance that was to be emptied is to serve again; a drain_command "
+        "that still runs is killed before. It is killed after 300 s itself.",
+    ),
+    "hooks_directory": Setting(
+        _path,
+        "Lifecycle hooks name a file of this directory, which the agent runs. Both belong to root, and nobody else may "
+        "write them.",
+    ),
+    "busy_directory": Setting(
+        _path,
+        "Each file in it is a lease: the instance is busy while it is there. Its name is the owner, its first line the "
+        "reason, and an optional second line, `seconds: N`, ends it so long after it was written. Names that begin "
+        "with a dot are passed over.",
+    ),
+    "busy_command": Setting(
+        _command,
+        "A program and its arguments: exit 0 says that the instance is busy, and its first line why; exit 1 that it is "
+        "idle. When it ends otherwise or takes too long, its last word holds.",
+    ),
+    "busy_command_interval_seconds": Setting(_seconds(0.5, 3600), "Pause between two runs' starts."),
+    "busy_command_timeout_seconds": Setting(_seconds(0.1, 3600), "After this long the command is killed."),
+    "busy_connection_ports": Setting(
+        _ports,
+        "Local TCP ports: the instance is busy while more than busy_connections_above connections to them are "
+        "established in the agent's own network namespace. Counted every 5 s.",
+    ),
+    "busy_connections_above": Setting(
+        _count, "How many connections to busy_connection_ports an idle instance may have."
+    ),
+    "state_dir": Setting(
+        _path,
+        "The working directory of the commands, and where leases of POST /busy outlive a restart of the agent; "
+        "systemd's StateDirectory.",
+    ),
 }
 
 _DEFAULTS = Settings()

@@ -103,6 +103,7 @@ def run_agent(proc: FakeProc, tmp_path: Path) -> RunAgent:
             "monitor_listen": Address("127.0.0.1", 0),
             "http_listen": Address("127.0.0.1", 0),
             "state_dir": tmp_path,
+            "busy_directory": tmp_path / "busy.d",
             "sample_interval_seconds": 0.1,
         }
         agent = Agent(

@@ -99,10 +99,13 @@ async def test_routes_that_change_something_want_the_token_and_the_others_do_not
             status, answer, _ = await ask(agent.http_port, "POST /set-metric", body, headers)
             assert (status, answer["www-authenticate"]) == (401, "bearer")
             assert (await ask(agent.http_port, "POST /unregister", b"", headers))[0] == 401
+            assert (await ask(agent.http_port, "POST /busy", b'{"owner": "a"}', headers))[0] == 401
+            assert (await ask(agent.http_port, "DELETE /busy", b'{"owner": "a"}', headers))[0] == 401
         assert agent.latest.override.cpu_percent is None
         right = {"Authorization": f"Bearer {TOKEN}"}
         assert (await ask(agent.http_port, "POST /set-metric", body, right))[0] == 200
         assert (await ask(agent.http_port, "GET /metrics"))[0] == 200
+        assert (await ask(agent.http_port, "GET /busy"))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -111,6 +114,7 @@ async def test_routes_that_change_something_want_the_token_and_the_others_do_not
         (b"GET /nothing HTTP/1.1\r\n\r\n", 404),
         (b"GET /set-metric HTTP/1.1\r\n\r\n", 405),
         (b"DELETE /metrics HTTP/1.1\r\n\r\n", 405),
+        (b"PUT /busy HTTP/1.1\r\n\r\n", 405),
         (b"POST /set-metric HTTP/1.1\r\nContent-Length: 4097\r\n\r\n" + b" " * 4097, 413),
         (b"POST /set-metric HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n", 413),
         (b"POST /set-metric HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),

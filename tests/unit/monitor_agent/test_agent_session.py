@@ -10,8 +10,10 @@ import pytest
 from agent_world import INSTANCE_ID, Ask, FakeController, FakeHttp, FakeProc, Relay, RunAgent, until
 
 from asg.register.v1 import register_pb2
+from monitor_agent.busy import Busy
 from monitor_agent.channel import open_channel
 from monitor_agent.drain import Drain
+from monitor_agent.hooks import Hooks
 from monitor_agent.identity import Imds
 from monitor_agent.latest import Latest
 from monitor_agent.locate import Locator
@@ -131,7 +133,9 @@ async def test_a_controller_that_is_frozen_while_tcp_lives_is_noticed(
         Locator(settings, Imds(settings.imds_url)),
         instance_id,
         latest,
-        Drain(tuple, lambda: settings.state_dir, latest.wake.set),
+        Drain(tuple, tuple, lambda: settings.state_dir, latest.wake.set),
+        Hooks(lambda: settings.hooks_directory, lambda: settings.state_dir, latest.wake.set),
+        Busy(latest.wake.set, lambda: settings.state_dir / "busy.json", ""),
         AgentFacts(monitor_port=7401, agent_version="1", boot_id=""),
         connect=partial(open_channel, keepalive_ms=200, timeout_ms=100),
     )

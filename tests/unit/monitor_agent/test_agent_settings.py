@@ -59,6 +59,14 @@ def test_all_keys_together_are_understood(tmp_path: Path) -> None:
         application_openmetrics_interval_seconds = 15
         application_openmetrics_timeout_seconds = 5
         drain_command = ["/usr/local/bin/drain"]
+        resume_command = ["/usr/local/bin/resume"]
+        hooks_directory = "/etc/hooks.d"
+        busy_directory = "/run/busy.d"
+        busy_command = ["/usr/local/bin/is-busy"]
+        busy_command_interval_seconds = 20
+        busy_command_timeout_seconds = 2
+        busy_connection_ports = [80, 443]
+        busy_connections_above = 3
         state_dir = "/var/lib/monitor-agent"
         """
     )
@@ -67,6 +75,7 @@ def test_all_keys_together_are_understood(tmp_path: Path) -> None:
     assert settings.ec2_endpoint_url == "http://10.0.0.1:5000"
     assert settings.monitor_listen == Address("::", 7401)
     assert str(settings.monitor_listen) == "[::]:7401"
+    assert (settings.busy_connection_ports, settings.busy_connections_above) == ((80, 443), 3)
     assert settings.application_command == ("/usr/local/bin/queue", "--json")
 
 
@@ -116,6 +125,10 @@ def test_all_faults_come_in_one_report() -> None:
         ("application_command", ["/bin/echo", 1], "1 is not a text"),
         ("state_dir", "state", "is not an absolute path"),
         ("region", "Frankfurt", "does not look right"),
+        ("busy_connection_ports", 80, "80 is not a list"),
+        ("busy_connection_ports", [0], "port 0 is not within 1 to 65535"),
+        ("busy_connections_above", -1, "-1 is not a whole number from 0"),
+        ("busy_command", ["is-busy"], "is not an absolute path"),
         ("application_openmetrics_url", "ftp://x/", "is not a URL of http or https"),
     ],
 )

@@ -1,0 +1,247 @@
+"""Leases: what makes an instance busy, what of it the controller hears, and that a broken source is not idleness."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from agent_world import Ask, FakeController, FakeProc, RunAgent, Session, until
+
+from asg.register.v1 import register_pb2
+from monitor_agent.busy import MAX_LEASES, Busy, Lease
+from monitor_agent.busy_sources import LeaseFiles, established
+from monitor_agent.faults import FaultsError
+from monitor_agent.session import SessionState
+
+HOUR = 3600.0
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0000 100 0 0 10 0
+   1: 0100007F:0050 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 2 1 0000 20 4 30 10 -1
+   2: 0100007F:0050 0100007F:C351 06 00000000:00000000 00:00000000 00000000     0        0 3 1 0000 20 4 30 10 -1
+   3: 0100007F:C350 0100007F:0050 01 00000000:00000000 00:00000000 00000000     0        0 4 1 0000 20 4 30 10 -1
+"""
+TCP6 = """\
+  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when
+   0: 0000000000000000FFFF00000100007F:01BB 0000000000000000FFFF00000100007F:C352 01 00000000:00000000 00:00000000
+"""
+
+
+class Clocks:
+    """A monotonic clock and a wall clock that a test moves apart."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self.stepped = 0.0
+
+    def monotonic(self) -> float:
+        return 1000.0 + self.passed
+
+    def wall(self) -> float:
+        return 1.7e9 + self.passed + self.stepped
+
+
+def make_busy(path: Path, clocks: Clocks, boot_id: str = "boot-1") -> Busy:
+    busy = Busy(lambda: None, lambda: path, boot_id, clocks.monotonic)
+    busy.expect(())
+    return busy
+
+
+def owners(busy: Busy) -> list[str]:
+    held = busy.held()
+    assert held is not None
+    return [lease.owner for lease in held]
+
+
+def post(busy: Busy, **document: object) -> None:
+    busy.take(json.dumps(document).encode())
+
+
+def write(directory: Path, name: str, text: str, at: float) -> None:
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text(text)
+    os.utime(directory / name, (at, at))
+
+
+async def leases_until(session: Session, *wanted: str) -> register_pb2.Leases:
+    """The first Leases message with exactly these owners."""
+    while True:
+        leases: register_pb2.Leases = await session.next("leases")
+        if {lease.owner for lease in leases.leases} == set(wanted):
+            return leases
+
+
+def test_a_lease_is_renewed_ends_in_time_and_outlives_the_agent_but_not_the_boot(tmp_path: Path) -> None:
+    clocks, path = Clocks(), tmp_path / "busy.json"
+    busy = make_busy(path, clocks)
+    post(busy, owner="nightly", reason="report", seconds=60)
+    post(busy, owner="shell", protect_from_scale_in=True)
+    clocks.passed = 50
+    post(busy, owner="nightly", reason="report", seconds=60)
+    clocks.passed = 100
+    assert busy.held() == (Lease("shell", "", None, True), Lease("nightly", "report", 1110.0))
+    assert make_busy(path, clocks).held() == busy.held(), "a restart of the agent"
+    assert make_busy(path, clocks, "boot-2").held() == ()
+    clocks.passed = 110
+    assert owners(busy) == ["shell"]
+    assert busy.end(b'{"owner": "shell"}')
+    assert not busy.end(b'{"owner": "shell"}')
+    assert owners(make_busy(path, clocks)) == []
+
+
+def test_leases_of_the_last_run_that_can_not_be_read_are_told_and_hold_nothing(tmp_path: Path) -> None:
+    (tmp_path / "busy.json").write_text('{"boot_id": "boot-1"')
+    busy = make_busy(tmp_path / "busy.json", Clocks())
+    assert busy.held() == ()
+    assert "leases of the last run are lost" in busy.faults()["http"]
+
+
+def test_what_is_left_out_of_a_message_ends_before_all_that_is_in_it(tmp_path: Path) -> None:
+    busy = make_busy(tmp_path / "busy.json", Clocks())
+    busy.expect(["files"])
+    busy.set("files", [Lease(f"file-{number}", "", 1001.0 + number) for number in range(MAX_LEASES)])
+    post(busy, owner="endless")
+    post(busy, owner="protects", seconds=1, protect_from_scale_in=True)
+    assert len(owners(busy)) == MAX_LEASES
+    assert owners(busy)[:3] == ["protects", "endless", f"file-{MAX_LEASES - 1}"]
+    for number in range(MAX_LEASES - 2):
+        post(busy, owner=f"caller-{number}", seconds=HOUR)
+    with pytest.raises(FaultsError, match="32 leases are held"):
+        post(busy, owner="one-more")
+    post(busy, owner="endless", seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        (b"busy", "body"),
+        (b"[]", "body"),
+        (b"{}", "owner"),
+        (b'{"owner": ""}', "owner"),
+        (b'{"owner": "a\\nb"}', "owner"),
+        (b'{"owner": "\\ud800"}', "owner"),
+        (b'{"owner": "a", "seconds": 0}', "seconds"),
+        (b'{"owner": "a", "seconds": NaN}', "seconds"),
+        (b'{"owner": "a", "seconds": true}', "seconds"),
+        (b'{"owner": "a", "reason": 1}', "reason"),
+        (b'{"owner": "a", "protect_from_scale_in": 1}', "protect_from_scale_in"),
+        (b'{"owner": "a", "until": 1}', "until"),
+    ],
+)
+def test_a_wrong_request_changes_nothing_and_hears_where(tmp_path: Path, body: bytes, where: str) -> None:
+    busy = make_busy(tmp_path / "busy.json", Clocks())
+    with pytest.raises(FaultsError) as caught:
+        busy.take(body)
+    assert [fault.where for fault in caught.value.faults] == [where]
+    assert busy.held() == ()
+
+
+def test_files_are_leases_and_their_seconds_count_from_when_they_were_written(tmp_path: Path) -> None:
+    clocks, directory = Clocks(), tmp_path / "busy.d"
+    files = LeaseFiles(directory, clocks.wall, clocks.monotonic)
+    assert files.read() == ([], "")
+    write(directory, "job-7", "encoding  a film\nseconds: 60\n", clocks.wall() - 20)
+    write(directory, "shell", "", clocks.wall())
+    write(directory, ".job-8.new", "half written", clocks.wall())
+    first = [Lease("job-7", "encoding a film", 1040.0), Lease("shell", "its file is there")]
+    assert files.read() == (first, "")
+    clocks.passed, clocks.stepped = 10, -HOUR
+    assert files.read() == (first, ""), "a clock that is set back moves no end of a file that was read"
+    write(directory, "job-7", "encoding\nseconds: 60\n", clocks.wall() + HOUR)
+    assert files.read()[0][0].ends_at == 1070.0, "a file of the future counts from now"
+    (directory / "job-7").unlink()
+    assert [lease.owner for lease in files.read()[0]] == ["shell"]
+
+
+def test_a_file_that_is_not_understood_holds_until_it_is_gone(tmp_path: Path) -> None:
+    clocks, directory = Clocks(), tmp_path / "busy.d"
+    files = LeaseFiles(directory, clocks.wall, clocks.monotonic)
+    write(directory, "job", "encoding\nseconds: soon\n", clocks.wall())
+    leases, fault = files.read()
+    assert leases == [Lease("job", "encoding")]
+    assert "job: its second line is not `seconds: N`" in fault
+    (directory / "job").unlink()
+    os.mkfifo(directory / "pipe")
+    leases, fault = files.read()
+    assert leases == [Lease("pipe", "its file can't be read")]
+    assert "not a regular file" in fault
+    (directory / "pipe").rename(directory / "a name")
+    assert files.read()[0] == []
+
+
+def test_only_established_connections_to_the_named_local_ports_count(proc: FakeProc) -> None:
+    proc.write("net/tcp", TCP)
+    assert established(proc.path, (80, 443)) == 1, "without IPv6"
+    proc.write("net/tcp6", TCP6)
+    assert established(proc.path, (80, 443)) == 2
+    assert established(proc.path, (22,)) == 0
+
+
+async def test_every_source_reaches_the_controller_and_so_does_its_end(
+    controller: FakeController, run_agent: RunAgent, proc: FakeProc, tmp_path: Path
+) -> None:
+    proc.write("net/tcp", TCP)
+    write(tmp_path / "busy.d", "job", "encoding\nseconds: 3600\n", time.time())
+    async with run_agent(controller.port, busy_command=("/bin/echo", "3 jobs"), busy_connection_ports=(80,)):
+        session = await controller.next_session()
+        leases = {lease.owner: lease for lease in (await session.next("leases")).leases}
+        assert set(leases) == {"job", "command", "connections"}, "the first message waits for every source"
+        assert (leases["job"].reason, leases["job"].protect_from_scale_in) == ("encoding", False)
+        assert 0 < leases["job"].seconds <= 3600
+        assert leases["command"].reason == "3 jobs"
+        assert not leases["command"].HasField("seconds")
+        assert leases["connections"].reason == "more than 0 connections to port 80"
+        (tmp_path / "busy.d" / "job").unlink()
+        await leases_until(session, "command", "connections")
+        session.answers.put_nowait(None)
+        await leases_until(await controller.next_session(), "command", "connections")
+
+
+async def test_an_idle_instance_says_so(controller: FakeController, run_agent: RunAgent) -> None:
+    async with run_agent(controller.port, busy_command=("/bin/false",)):
+        session = await controller.next_session()
+        assert list((await session.next("leases")).leases) == []
+
+
+async def test_a_command_that_breaks_holds_its_last_word_and_is_told(
+    controller: FakeController, run_agent: RunAgent, ask: Ask, tmp_path: Path
+) -> None:
+    command = tmp_path / "is-busy"
+    command.write_text("#!/bin/sh\necho working\n")
+    command.chmod(0o755)
+    async with run_agent(
+        controller.port, busy_command=(str(command),), busy_command_interval_seconds=0.05
+    ) as agent:
+        session = await controller.next_session()
+        await leases_until(session, "command")
+        (tmp_path / "broken").write_text("#!/bin/sh\nexit 2\n")
+        (tmp_path / "broken").chmod(0o755)
+        (tmp_path / "broken").rename(command)
+        await until(lambda: "exit code 2" in agent.busy.faults().get("command", ""))
+        status, _, body = await ask(agent.http_port, "GET /busy")
+        shown = json.loads(body)
+        assert (status, shown["busy"], shown["leases"][0]["reason"]) == (200, True, "working")
+        await until(lambda: agent.session.state is SessionState.UP)
+        status, _, body = await ask(agent.http_port, "GET /healthz")
+        assert (status, list(json.loads(body)["busy_faults"])) == (200, ["command"])
+        command.unlink()
+        await until(lambda: "No such file" in agent.busy.faults().get("command", ""))
+        assert owners(agent.busy) == ["command"]
+
+
+async def test_a_renewal_over_http_reaches_the_controller_with_its_new_end(
+    controller: FakeController, run_agent: RunAgent, ask: Ask
+) -> None:
+    controller.interval_seconds = 60.0  # no tick will come to carry it
+    async with run_agent(controller.port) as agent:
+        session = await controller.next_session()
+        await leases_until(session)
+        for low, seconds in ((0, 100), (100, 1000)):
+            body = json.dumps({"owner": "nightly", "reason": "report", "seconds": seconds}).encode()
+            assert (await ask(agent.http_port, "POST /busy", body))[0] == 200
+            (lease,) = (await leases_until(session, "nightly")).leases
+            assert low < lease.seconds <= seconds
+        status, _, answer = await ask(agent.http_port, "DELETE /busy", b'{"owner": "nightly"}')
+        assert (status, json.loads(answer)) == (200, {"ended": True})
+        await leases_until(session)
