@@ -17,7 +17,7 @@ from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.document import parse_groups
 from controller_asg.model.errors import AsgError, ConflictError, Fault, NotFoundError, SpecError
 from controller_asg.model.group import group_to_dict
-from controller_asg.model.instance import AgentView, LifecycleState
+from controller_asg.model.instance import AgentView, Lease, LifecycleState
 from controller_asg.model.record import DemandMinute, GroupRecord, Scheduled
 from controller_asg.planner.schedule import next_times
 from tests.making import NOW, cloud, instance, record
@@ -55,6 +55,7 @@ class FakeController:
         self.orders: list[tuple[Any, ...]] = []
         self.failing: Exception | None = None
         self.decided = [decision()]
+        self.leases: tuple[Lease, ...] | None = None  # of A
         self.found: tuple[Fault, ...] = ()
         self.minutes = [DemandMinute("web", NOW + timedelta(minutes=n), 1.5, 2.0) for n in range(3)]
 
@@ -99,10 +100,11 @@ class FakeController:
                 "Healthy" if each.instance_id == A else "Suspect",
                 "" if each.instance_id == A else "silent for 3 s",
                 each.instance_id == A,
-                AgentView(each.instance_id, 0.4, metrics={"cpu_percent": 41.25})
+                AgentView(each.instance_id, 0.4, metrics={"cpu_percent": 41.25}, leases=self.leases)
                 if each.instance_id == A
                 else None,
                 cloud(each),
+                NOW,
             )
             for each in self.members.values()
             if group in ("", each.group)

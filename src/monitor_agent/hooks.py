@@ -73,6 +73,10 @@ class Hooks:
         self._tell(register_pb2.HookProgress(token=order.token))
         self._orders.put_nowait((order, group, instance_id))
 
+    def session_began(self) -> None:
+        """What runs is told to a controller that may not know it any more."""
+        self._unsent |= {token: told for token, told in self._told.items() if not told.finished}
+
     def unsent(self) -> register_pb2.HookProgress | None:
         """The next thing to tell the controller, or None; `sent` takes it out."""
         return next(iter(self._unsent.values()), None)

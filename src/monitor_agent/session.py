@@ -311,6 +311,7 @@ class ControllerSession:
     ) -> None:
         try:
             await self._put(call, register_pb2.SessionRequest(hello=register_pb2.Hello(identity=identity)))
+            self._hooks.session_began()
             pace, leases = _Pace(self._latest, self._monotonic), _NewLeases(self._busy, self._latest.wake.set)
             while True:
                 if (held := leases.next()) is not None:

@@ -1,7 +1,7 @@
 """Model values as messages of `asg.admin.v1`."""
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -87,7 +87,25 @@ def instance_message(status: InstanceStatus) -> pb.Instance:
         silent_seconds=agent.silent_seconds if agent else None,
         ec2_state=cloud.state if cloud else "",
         activity_id=instance.activity_id,
+        busy=busy_messages(status),
     )
+
+
+def busy_messages(status: InstanceStatus) -> list[pb.BusyLease]:
+    agent = status.agent
+    if agent is None or not agent.leases:
+        return []
+    return [
+        pb.BusyLease(
+            owner=lease.owner,
+            reason=lease.reason,
+            until=None
+            if lease.ends_at is None
+            else timestamp(status.as_of + timedelta(seconds=lease.ends_at - agent.as_of)),
+            protect_from_scale_in=lease.protect_from_scale_in,
+        )
+        for lease in agent.leases
+    ]
 
 
 def activity_message(activity: Activity) -> pb.Activity:

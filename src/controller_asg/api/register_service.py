@@ -23,6 +23,7 @@ from asg.monitor.v1 import monitor_pb2
 from asg.register.v1 import register_pb2, register_pb2_grpc
 from controller_asg.api.peer import may_speak_for, peer_address
 from controller_asg.model.agent_order import AgentOrder, Drain, Resume, RunHook
+from controller_asg.model.instance import Lease
 from controller_asg.model.metric import AMOUNTS, PERCENTS
 from controller_asg.monitor.agent import Member
 from controller_asg.monitor.fleet import Fleet
@@ -34,7 +35,10 @@ MAX_MESSAGE_BYTES = 64 * 1024  # a full sample has about 10 KiB
 MAX_CALLS = 30_000  # sessions of 10,000 instances while all of them reconnect, twice over
 MAX_APPLICATION_METRICS = 64
 MAX_METRIC_NAME = 200
-MAX_DRAIN_OUTPUT = 4096
+MAX_COMMAND_OUTPUT = 4096
+MAX_LEASES, MAX_OWNER, MAX_REASON = 32, 64, 256
+MAX_LEASE_SECONDS = 366 * 86400.0
+MAX_TOKEN = 128
 HELLO_TIMEOUT_SECONDS = 5.0
 UNKNOWN_TIMEOUT_SECONDS = 3.0  # the engine asks EC2; the agent comes again anyway
 LOG_EVERY_SECONDS = 60.0
@@ -247,7 +251,15 @@ def take(session: AgentSession, request: register_pb2.SessionRequest) -> None:
     elif kind == "drain_progress":
         progress = request.drain_progress
         exit_code = progress.exit_code if progress.HasField("exit_code") else None
-        session.drain_progress(progress.finished, exit_code, progress.output[-MAX_DRAIN_OUTPUT:])
+        session.drain_progress(progress.finished, exit_code, progress.output[-MAX_COMMAND_OUTPUT:])
+    elif kind == "leases":
+        session.leases(leases_of(request.leases, session.now()))
+    elif kind == "hook_progress":
+        told = request.hook_progress
+        if not 0 < len(told.token) <= MAX_TOKEN:
+            raise invalid(f"a hook's token has {len(told.token)} characters, not 1 to {MAX_TOKEN}")
+        exit_code = told.exit_code if told.HasField("exit_code") else None
+        session.hook_progress(told.token, told.finished, exit_code, told.output[-MAX_COMMAND_OUTPUT:])
     elif kind == "hello":
         raise invalid("hello comes once, as the first message")
     else:
@@ -289,6 +301,29 @@ def order_message(order: Pace | AgentOrder) -> register_pb2.SessionResponse:
                 metadata=order.metadata,
             )
             return register_pb2.SessionResponse(run_hook=hook)
+
+
+def leases_of(message: register_pb2.Leases, now: float) -> tuple[Lease, ...]:
+    """The leases with their ends on the clock of `now`. Raises Refused at the first wrong one."""
+    if len(message.leases) > MAX_LEASES:
+        raise invalid(f"{len(message.leases)} leases, more than {MAX_LEASES}")
+    leases = []
+    for lease in message.leases:
+        if not (0 < len(lease.owner) <= MAX_OWNER and lease.owner.isprintable()):
+            raise invalid(
+                f"a lease's owner {lease.owner[:MAX_OWNER]!r} is not 1 to {MAX_OWNER} printable characters"
+            )
+        if len(lease.reason) > MAX_REASON or not lease.reason.isprintable():
+            raise invalid(
+                f"the reason of {lease.owner}'s lease is not at most {MAX_REASON} printable characters"
+            )
+        ends_at = None
+        if lease.HasField("seconds"):
+            if not 0.0 < lease.seconds <= MAX_LEASE_SECONDS:  # false for NaN, too
+                raise invalid(f"{lease.owner}'s lease of {lease.seconds} s is not above 0 and at most a year")
+            ends_at = now + lease.seconds
+        leases.append(Lease(lease.owner, lease.reason, ends_at, lease.protect_from_scale_in))
+    return tuple(leases)
 
 
 def check_identity(identity: register_pb2.AgentIdentity) -> None:

@@ -98,6 +98,7 @@ def instances_table(instances: Sequence[pb.Instance], now: datetime) -> Table:
         "ZONE",
         "TYPE",
         "AGE",
+        *(["BUSY"] if any(each.busy for each in instances) else []),
         "NOTES",
     )
     rows = []
@@ -121,10 +122,25 @@ def instances_table(instances: Sequence[pb.Instance], now: datetime) -> Table:
                 each.zone or "-",
                 each.instance_type or "-",
                 age(each.launched_at, now) if each.HasField("launched_at") else "-",
+                *(["; ".join(map(busy_text, each.busy)) or "-"] if "BUSY" in columns else []),
                 "; ".join(filter(None, notes)) or "-",
             )
         )
     return Table(columns, tuple(rows))
+
+
+def busy_text(lease: pb.BusyLease) -> str:
+    """`nightly: report, until 2026-03-01 04:00:00Z, protected`."""
+    return ", ".join(
+        filter(
+            None,
+            (
+                f"{lease.owner}: {lease.reason}" if lease.reason else lease.owner,
+                f"until {moment(lease.until)}" if lease.HasField("until") else "",
+                "protected" if lease.protect_from_scale_in else "",
+            ),
+        )
+    )
 
 
 def activities_table(activities: Iterable[pb.Activity]) -> Table:

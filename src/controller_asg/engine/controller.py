@@ -40,6 +40,7 @@ class InstanceStatus:
     outdated: bool
     agent: AgentView | None
     cloud: CloudInstance | None
+    as_of: datetime
 
 
 @dataclass(frozen=True, slots=True)

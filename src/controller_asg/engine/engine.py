@@ -20,6 +20,7 @@ from controller_asg.engine.controller import (
     GroupStatus,
     InstanceStatus,
 )
+from controller_asg.engine.members import may_speak
 from controller_asg.engine.memory import Memory
 from controller_asg.engine.reconciler import Agents, Reconciler, Shared
 from controller_asg.engine.view import CloudView
@@ -281,16 +282,8 @@ class Engine:
         return kept[2] if kept is not None else None
 
     def _members_changed(self) -> None:
-        """Tell MonitorC who may speak. Addresses come from EC2's view as soon as it has one."""
-        expected = []
-        for instance in self._memory.instances.values():
-            if instance.state in LEAVING_STATES:
-                continue
-            cloud = self._view.instances.get(instance.instance_id)
-            address = cloud.private_ip if cloud is not None and cloud.private_ip else instance.private_ip
-            serving = instance.state is LifecycleState.IN_SERVICE
-            expected.append(Expected(instance.instance_id, instance.group, address, watch=serving))
-        self._fleet.expect(expected)
+        """Tell MonitorC who may speak."""
+        self._fleet.expect(may_speak(self._memory.instances.values(), self._view.instances))
 
     def _keep_windows(self) -> None:
         windows = [
@@ -455,6 +448,7 @@ class Engine:
                         instance.launch_version != version,
                         agents.get(instance_id),
                         self._view.instances.get(instance_id),
+                        self._clock.now(),
                     )
                 )
         return tuple(found)

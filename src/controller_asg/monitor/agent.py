@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from controller_asg.model.instance import AgentView, CommandEnd, Lease, Sample
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Readings kept of one instance, whatever the window. A longer window at a faster pace is thinned evenly: 10,000
 # instances with 16 metrics each then stay below 1.5 GiB, and one that floods us only spoils its own resolution.
 MAX_READINGS = 120
+MAX_HOOKS = 32  # of one instance; the oldest goes first
 NO_HOOKS: Mapping[str, CommandEnd | None] = {}
 
 
@@ -111,15 +112,38 @@ class Agent:
         self.readings.clear()
         self.metrics = {}
 
+    def hook_told(self, token: str, end: CommandEnd | None) -> bool:
+        """A hook runs (None) or has ended. True when that is news."""
+        if token in self.hooks and self.hooks[token] == end:
+            return False
+        self.hooks[token] = end
+        if len(self.hooks) > MAX_HOOKS:
+            del self.hooks[next(iter(self.hooks))]
+        return True
+
+    def forget_running_hooks(self) -> None:
+        """An agent that was started anew runs none of them; one that was not tells them again."""
+        self.hooks = {token: end for token, end in self.hooks.items() if end is not None}
+
     def forgive(self, stall_seconds: float, now: float) -> None:
-        """Take a stall of our own out of every count of the agent's silence. Samples stay as old as they are."""
+        """Take a stall of our own out of every count of the agent's silence. Samples stay as old as they are.
+
+        Leases last longer by it: what renewed them meanwhile may not have been read yet.
+        """
         if self.heard_at is not None:
             self.heard_at = min(now, self.heard_at + stall_seconds)
         if self.failing_since is not None:
             self.failing_since = min(now, self.failing_since + stall_seconds)
+        if self.leases:
+            self.leases = tuple(
+                lease if lease.ends_at is None else replace(lease, ends_at=lease.ends_at + stall_seconds)
+                for lease in self.leases
+            )
 
     def view(self, now: float) -> AgentView:
-        heard_at, failing_since = self.heard_at, self.failing_since
+        heard_at, failing_since, leases = self.heard_at, self.failing_since, self.leases
+        if leases:
+            leases = tuple(lease for lease in leases if lease.ends_at is None or lease.ends_at > now)
         return AgentView(
             self.member.instance_id,
             None if heard_at is None else now - heard_at,
@@ -130,7 +154,7 @@ class Agent:
             self.metrics,
             now,
             self.last_silence,
-            self.leases,
+            leases,
             self.drained,
             dict(self.hooks) if self.hooks else NO_HOOKS,
         )

@@ -15,7 +15,7 @@ import structlog
 
 from controller_asg.model.agent_order import AgentOrder, Drain
 from controller_asg.model.clock import Clock
-from controller_asg.model.instance import AgentView, CommandEnd
+from controller_asg.model.instance import AgentView, CommandEnd, Lease
 from controller_asg.monitor.agent import Agent, Member
 from controller_asg.monitor.session import AgentSession, EndReason, Pace
 
@@ -210,6 +210,7 @@ class Fleet:
             agent.session.end(EndReason.REPLACED, "a newer session of the same instance began")
         now = self.now()
         self._identify(agent, monitor_port, agent_version, boot_id)
+        agent.forget_running_hooks()
         session = agent.session = AgentSession(self, agent, now)
         session.push(Pace(self._settings.sample_interval_seconds))
         self.heard(agent, now, None)
@@ -237,6 +238,17 @@ class Fleet:
         if drained is not None:
             agent.drained = drained
             self._wake(agent.member.group, "drained")
+
+    def leases_told(self, agent: Agent, now: float, leases: tuple[Lease, ...]) -> None:
+        self.heard(agent, now, None)
+        if leases != agent.leases:
+            agent.leases = leases
+            self._wake(agent.member.group, "busy")
+
+    def hook_progressed(self, agent: Agent, now: float, token: str, end: CommandEnd | None) -> None:
+        self.heard(agent, now, None)
+        if agent.hook_told(token, end):
+            self._wake(agent.member.group, "hook")
 
     def closed(self, agent: Agent, session: AgentSession) -> None:
         """A stream is gone. Without a goodbye, and with no newer one, its agent is asked at once."""
@@ -294,6 +306,7 @@ class Fleet:
             member = agent.member
             log.info("instance_rebooted", group=member.group, instance_id=member.instance_id)
             agent.forget_readings()
+            agent.leases = None
         agent.boot_id = boot_id
 
     # Failure detection.

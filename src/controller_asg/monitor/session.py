@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from controller_asg.model.agent_order import AgentOrder, Drain, Resume, RunHook
-from controller_asg.model.instance import CommandEnd
+from controller_asg.model.instance import CommandEnd, Lease
 
 if TYPE_CHECKING:
     from controller_asg.monitor.agent import Agent
@@ -115,6 +115,23 @@ class AgentSession:
         if self._spend(now):
             self._fleet.drain_progressed(
                 self._agent, now, CommandEnd(exit_code, output) if finished else None
+            )
+
+    def now(self) -> float:
+        """The clock of `Lease.ends_at`."""
+        return self._fleet.now()
+
+    def leases(self, leases: tuple[Lease, ...]) -> None:
+        """All that the instance holds."""
+        now = self._fleet.now()
+        if self._spend(now):
+            self._fleet.leases_told(self._agent, now, leases)
+
+    def hook_progress(self, token: str, finished: bool, exit_code: int | None, output: str) -> None:
+        now = self._fleet.now()
+        if self._spend(now):
+            self._fleet.hook_progressed(
+                self._agent, now, token, CommandEnd(exit_code, output) if finished else None
             )
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from controller_asg.api.http import bind_http, build_http_app, http_server, read_token
 from controller_asg.model.errors import SpecError, StoreError, ThrottledError
+from controller_asg.model.instance import Lease
 from tests.fake_controller import NOW, A, B, C, FakeController
 
 TOKEN = "0123456789abcdef0123"
@@ -237,6 +238,21 @@ async def test_v1_tells_groups_instances_activities_and_decisions(client):
     decisions = (await client.get("/v1/groups/web/decisions")).json()["decisions"]
     assert [vote["capacity"] for vote in decisions[0]["votes"]] == [6, None]
     assert (await client.get("/v1/status")).json()["summary"] == "2 groups, 3 of 3 in service"
+
+
+async def test_a_busy_instance_says_so(client, served):
+    served.controller.leases = (Lease("nightly", "a report", 90.0), Lease("shell", "", None, True))
+    busy, idle = (await client.get("/v1/groups/web/instances")).json()["instances"]
+    assert busy["busy"] == [
+        {
+            "owner": "nightly",
+            "reason": "a report",
+            "until": "2028-02-28T12:01:30Z",
+            "protect_from_scale_in": False,
+        },
+        {"owner": "shell", "reason": "", "until": None, "protect_from_scale_in": True},
+    ]
+    assert idle["busy"] == []
 
 
 async def test_demand_is_told_between_two_times(client):

@@ -19,8 +19,9 @@ from asg.register.v1 import register_pb2, register_pb2_grpc
 from controller_asg.api.channel import listen_for_agents
 from controller_asg.api.peer import may_speak_for, peer_address
 from controller_asg.api.register_service import Refused, build_agents_server, sample_values
-from controller_asg.model.agent_order import Drain
+from controller_asg.model.agent_order import Drain, Resume, RunHook
 from controller_asg.model.clock import SystemClock
+from controller_asg.model.instance import CommandEnd, Lease
 from controller_asg.monitor.fleet import Fleet, Member, WatchSettings
 
 A, B, STRANGER = "i-0000000a", "i-0000000b", "i-0000000000000000c"
@@ -99,6 +100,15 @@ def heartbeat(sequence: int) -> register_pb2.SessionRequest:
     return register_pb2.SessionRequest(heartbeat=register_pb2.Heartbeat(sequence=sequence))
 
 
+def leases(*held: dict[str, object]) -> register_pb2.SessionRequest:
+    message = register_pb2.Leases(leases=[register_pb2.Lease(**lease) for lease in held])
+    return register_pb2.SessionRequest(leases=message)
+
+
+def hook_progress(token: str, **fields) -> register_pb2.SessionRequest:
+    return register_pb2.SessionRequest(hook_progress=register_pb2.HookProgress(token=token, **fields))
+
+
 async def register(stub, instance_id: str = A) -> register_pb2.RegisterResponse:
     request = register_pb2.RegisterRequest(identity=identity(instance_id))
     return await stub.Register(request, timeout=PATIENCE_SECONDS)
@@ -165,6 +175,35 @@ async def test_settings_and_drain_come_down_and_progress_goes_up() -> None:
         await there.until_woken("drained")
         drained = there.fleet.view("web")[A].drained
         assert (drained.exit_code, len(drained.output)) == (0, 4096)
+        call.cancel()
+
+
+async def test_leases_and_hooks_come_up_and_orders_for_them_go_down() -> None:
+    async with controller() as (there, stub):
+        await register(stub)
+        call = await opened(stub)
+        before = there.fleet.now()
+        held = {"owner": "nightly", "reason": "a report", "seconds": 1000.0}
+        await call.write(leases(held, {"owner": "shell", "protect_from_scale_in": True}))
+        await there.until_woken("busy")
+        nightly, shell = there.fleet.view("web")[A].leases
+        assert (nightly.owner, nightly.reason, nightly.protect_from_scale_in) == (
+            "nightly",
+            "a report",
+            False,
+        )
+        assert before + 1000.0 <= nightly.ends_at <= there.fleet.now() + 1000.0
+        assert shell == Lease("shell", "", None, True)
+        assert there.fleet.send(A, RunHook("t1", "warm", 60.0, "launch", "warm-caches", "{}")) is True
+        assert there.fleet.send(A, Resume("capacity is needed")) is True
+        assert (await call.read()).resume.reason == "capacity is needed"
+        order = (await call.read()).run_hook
+        assert (order.token, order.command, order.timeout_seconds) == ("t1", "warm", 60.0)
+        assert (order.transition, order.hook, order.metadata) == ("launch", "warm-caches", "{}")
+        for finished in (False, True):
+            await call.write(hook_progress("t1", finished=finished, output="x" * 5000))
+            await there.until_woken("hook")
+        assert there.fleet.view("web")[A].hooks == {"t1": CommandEnd(None, "x" * 4096)}
         call.cancel()
 
 
@@ -303,6 +342,15 @@ WRONG = {
         "65 application metrics, more than 64",
     ),
     "hello again": ([hello()], "hello comes once"),
+    "too many leases": ([leases(*[{"owner": "a"}] * 33)], "33 leases, more than 32"),
+    "lease of nobody": ([leases({"owner": ""})], "a lease's owner '' is not"),
+    "lease of a long owner": ([leases({"owner": "a" * 65})], "is not 1 to 64"),
+    "lease reason": ([leases({"owner": "a", "reason": "\x1b[2J"})], "the reason of a's lease is not"),
+    "lease without time": ([leases({"owner": "a", "seconds": 0.0})], "a's lease of 0.0 s is not above 0"),
+    "lease nan": ([leases({"owner": "a", "seconds": math.nan})], "a's lease of nan s"),
+    "lease infinite": ([leases({"owner": "a", "seconds": math.inf})], "a's lease of inf s"),
+    "hook token": ([hook_progress("")], "a hook's token has 0 characters"),
+    "long hook token": ([hook_progress("a" * 129)], "a hook's token has 129 characters"),
 }
 
 
@@ -316,7 +364,8 @@ async def test_a_wrong_message_ends_the_session_and_says_what_is_wrong(messages,
         code, what = await end_of(call)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert says in what
-        assert there.fleet.view("web")[A].metrics == {}
+        view = there.fleet.view("web")[A]
+        assert (view.metrics, view.leases, view.hooks) == ({}, None, {})
 
 
 async def test_a_session_that_ends_while_an_order_is_being_written_still_gets_its_status() -> None:

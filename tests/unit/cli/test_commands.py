@@ -12,6 +12,7 @@ import pytest
 
 from controller_asg.api.admin_service import build_admin_server
 from controller_asg.model.errors import Fault, SpecError, StoreError
+from controller_asg.model.instance import Lease
 from tests.fake_controller import METRIC_MISSING, A, B, C, FakeController, FakeDaemon
 
 pytestmark = pytest.mark.process
@@ -99,6 +100,16 @@ async def test_groups_and_instances_are_tables_with_whole_ids(command):
     assert "outdated" in shown[1]
     assert "never" in shown[2]
     assert "protected; silent for 3 s" in shown[2]
+
+
+async def test_a_busy_instance_has_a_column_that_says_why_and_an_idle_fleet_has_none(command, controller):
+    assert "BUSY" not in (await command("instances", "web")).out
+    controller.leases = (Lease("nightly", "a report", 90.0), Lease("shell", "", None, True))
+    head, busy, idle = (await command("instances", "web")).lines
+    column = head.index("BUSY")
+    said = "nightly: a report, until 2028-02-28 12:01:30Z; shell, protected"
+    assert busy[column:].startswith(f"{said}  ")
+    assert idle[column:].startswith("-  ")
 
 
 async def test_instances_as_json_has_null_for_an_agent_never_heard(command):

@@ -216,6 +216,19 @@ async def test_an_end_that_came_without_a_session_is_told_by_the_next_one(
         assert await end_in(session) == first
 
 
+async def test_a_hook_that_runs_is_told_to_a_new_session(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    async with run_agent(controller.port) as agent:
+        session = await controller.next_session()
+        await session.next("hello")
+        agent.hooks._tell(register_pb2.HookProgress(token="t1"))
+        assert (await session.next("hook_progress")).token == "t1"
+        session.answers.put_nowait(None)
+        told = await (await controller.next_session()).next("hook_progress")
+        assert (told.token, told.finished) == ("t1", False)
+
+
 async def test_resume_stops_the_drain_without_telling_an_end_and_the_next_drain_is_a_new_one(
     controller: FakeController, run_agent: RunAgent, tmp_path: Path
 ) -> None:

@@ -674,6 +674,7 @@ class Instance(_message.Message):
     SILENT_SECONDS_FIELD_NUMBER: _builtins.int
     EC2_STATE_FIELD_NUMBER: _builtins.int
     ACTIVITY_ID_FIELD_NUMBER: _builtins.int
+    BUSY_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     group: _builtins.str
     lifecycle_state: _builtins.str
@@ -699,6 +700,10 @@ class Instance(_message.Message):
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The newest values by metric name; empty while the agent has said nothing."""
 
+    @_builtins.property
+    def busy(self) -> _containers.RepeatedCompositeFieldContainer[Global___BusyLease]:
+        """What its agent says that it works on. Empty: nothing, or it has not told this controller process."""
+
     def __init__(
         self,
         *,
@@ -719,10 +724,11 @@ class Instance(_message.Message):
         silent_seconds: _builtins.float | None = ...,
         ec2_state: _builtins.str = ...,
         activity_id: _builtins.str = ...,
+        busy: _abc.Iterable[Global___BusyLease] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "in_service_at", b"in_service_at", "launched_at", b"launched_at", "silent_seconds", b"silent_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "activity_id", b"activity_id", "ec2_state", b"ec2_state", "group", b"group", "health", b"health", "health_reason", b"health_reason", "in_service_at", b"in_service_at", "instance_id", b"instance_id", "instance_type", b"instance_type", "launch_version", b"launch_version", "launched_at", b"launched_at", "lifecycle_state", b"lifecycle_state", "metrics", b"metrics", "outdated", b"outdated", "private_ip", b"private_ip", "protected_from_scale_in", b"protected_from_scale_in", "silent_seconds", b"silent_seconds", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "activity_id", b"activity_id", "busy", b"busy", "ec2_state", b"ec2_state", "group", b"group", "health", b"health", "health_reason", b"health_reason", "in_service_at", b"in_service_at", "instance_id", b"instance_id", "instance_type", b"instance_type", "launch_version", b"launch_version", "launched_at", b"launched_at", "lifecycle_state", b"lifecycle_state", "metrics", b"metrics", "outdated", b"outdated", "private_ip", b"private_ip", "protected_from_scale_in", b"protected_from_scale_in", "silent_seconds", b"silent_seconds", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__silent_seconds: _TypeAlias = _typing.Literal["silent_seconds"]  # noqa: Y015
     _WhichOneofArgType__silent_seconds: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds"]  # noqa: Y015
@@ -1410,3 +1416,35 @@ class ReloadResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReloadResponse: _TypeAlias = ReloadResponse  # noqa: Y015
+
+@_typing.final
+class BusyLease(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    PROTECT_FROM_SCALE_IN_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """The name of a lease file, a caller of the agent's HTTP route, "command" or "connections"."""
+    reason: _builtins.str
+    protect_from_scale_in: _builtins.bool
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When it ends unless it is renewed. Absent: when its owner ends it."""
+
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        protect_from_scale_in: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "protect_from_scale_in", b"protect_from_scale_in", "reason", b"reason", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BusyLease: _TypeAlias = BusyLease  # noqa: Y015

@@ -271,6 +271,8 @@ Global___DrainProgress: _TypeAlias = DrainProgress  # noqa: Y015
 class Leases(_message.Message):
     """What the instance says it works on. While it holds one it is busy: idle instances go first, and it is not terminated
     by the controller's own choice before the lease has ended or the group's drain timeout is over.
+
+    More than 32 leases, or one beyond the limits below, end the session with INVALID_ARGUMENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -300,10 +302,13 @@ class Lease(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     PROTECT_FROM_SCALE_IN_FIELD_NUMBER: _builtins.int
     owner: _builtins.str
-    """Who holds it: the name of a lease file, a caller of the agent's HTTP route, "command" or "connections"."""
+    """Who holds it: the name of a lease file, a caller of the agent's HTTP route, "command" or "connections". 1 to 64
+    printable characters.
+    """
     reason: _builtins.str
+    """At most 256 printable characters."""
     seconds: _builtins.float
-    """How long it is held from now on unless it is renewed or ended. Absent: until it is ended."""
+    """How long it is held from now on unless it is renewed or ended; above 0, at most a year. Absent: until it is ended."""
     protect_from_scale_in: _builtins.bool
     """Scale-in protection: the instance is not even asked to drain."""
     def __init__(
@@ -333,9 +338,9 @@ class HookProgress(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """Of the RunHook that it answers."""
+    """Of the RunHook that it answers; 1 to 128 characters, or the session ends with INVALID_ARGUMENT."""
     finished: _builtins.bool
-    """False: it runs, as a heartbeat of the lifecycle hook."""
+    """False: it runs, as a heartbeat of the lifecycle hook: at its start, every 10 s, and when a session begins."""
     exit_code: _builtins.int
     """The command's exit code; absent while it runs or when it was killed at its limit. 127: there is no such file."""
     output: _builtins.str
