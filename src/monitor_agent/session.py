@@ -118,11 +118,13 @@ class _Pace:
         return register_pb2.SessionRequest(heartbeat=register_pb2.Heartbeat(sequence=self._sequence))
 
 
-class _NewLeases:
+class NewLeases:
     """Decides within one session when the leases are sent: once all sources have spoken, and at each change."""
 
-    def __init__(self, busy: Busy, wake: Callable[[], None]) -> None:
-        self._busy, self._wake = busy, wake
+    def __init__(
+        self, busy: Busy, wake: Callable[[], None], spacing_seconds: float = LEASES_SPACING_SECONDS
+    ) -> None:
+        self._busy, self._wake, self._spacing_seconds = busy, wake, spacing_seconds
         self._sent: tuple[Lease, ...] | None = None
         self._sent_at: float | None = None
 
@@ -133,8 +135,8 @@ class _NewLeases:
             return None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._sent_at is not None and now - self._sent_at < LEASES_SPACING_SECONDS:
-            loop.call_at(self._sent_at + LEASES_SPACING_SECONDS, self._wake)
+        if self._sent_at is not None and now - self._sent_at < self._spacing_seconds:
+            loop.call_at(self._sent_at + self._spacing_seconds, self._wake)
             return None
         self._sent, self._sent_at = held, now
         return held
@@ -312,7 +314,7 @@ class ControllerSession:
         try:
             await self._put(call, register_pb2.SessionRequest(hello=register_pb2.Hello(identity=identity)))
             self._hooks.session_began()
-            pace, leases = _Pace(self._latest, self._monotonic), _NewLeases(self._busy, self._latest.wake.set)
+            pace, leases = _Pace(self._latest, self._monotonic), NewLeases(self._busy, self._latest.wake.set)
             while True:
                 if (held := leases.next()) is not None:
                     await self._put(call, register_pb2.SessionRequest(leases=self._busy.message(held)))

@@ -1,5 +1,6 @@
 """Leases: what makes an instance busy, what of it the controller hears, and that a broken source is not idleness."""
 
+import asyncio
 import json
 import os
 import time
@@ -12,7 +13,7 @@ from asg.register.v1 import register_pb2
 from monitor_agent.busy import MAX_LEASES, Busy, Lease
 from monitor_agent.busy_sources import LeaseFiles, established
 from monitor_agent.faults import FaultsError
-from monitor_agent.session import SessionState
+from monitor_agent.session import NewLeases, SessionState
 
 HOUR = 3600.0
 TCP = """\
@@ -88,6 +89,13 @@ def test_a_lease_is_renewed_ends_in_time_and_outlives_the_agent_but_not_the_boot
     assert busy.end(b'{"owner": "shell"}')
     assert not busy.end(b'{"owner": "shell"}')
     assert owners(make_busy(path, clocks)) == []
+
+
+def test_a_lease_that_can_not_be_stored_is_held_all_the_same_and_told(tmp_path: Path) -> None:
+    busy = make_busy(tmp_path / "missing" / "busy.json", Clocks())
+    post(busy, owner="nightly")
+    assert owners(busy) == ["nightly"]
+    assert "No such file" in busy.faults()["http"]
 
 
 def test_leases_of_the_last_run_that_can_not_be_read_are_told_and_hold_nothing(tmp_path: Path) -> None:
@@ -196,6 +204,32 @@ async def test_every_source_reaches_the_controller_and_so_does_its_end(
         await leases_until(session, "command", "connections")
         session.answers.put_nowait(None)
         await leases_until(await controller.next_session(), "command", "connections")
+
+
+async def test_renewals_are_spaced_and_the_last_one_is_sent(tmp_path: Path) -> None:
+    woken = asyncio.Event()
+    busy = make_busy(tmp_path / "busy.json", Clocks())
+    patient, quick = NewLeases(busy, woken.set, 3600.0), NewLeases(busy, woken.set, 0.01)
+    assert (patient.next(), quick.next()) == ((), ())
+    for number in range(100):
+        post(busy, owner="nightly", seconds=1 + number)
+        assert patient.next() is None
+    while (last := quick.next()) is None:
+        await woken.wait()
+        woken.clear()
+    assert last == (Lease("nightly", "", 1100.0),)
+
+
+async def test_a_directory_that_can_not_be_read_ends_no_lease(
+    controller: FakeController, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    write(tmp_path / "busy.d", "job", "encoding", time.time())
+    async with run_agent(controller.port) as agent:
+        await until(lambda: bool(agent.busy.held()))
+        (tmp_path / "busy.d").rename(tmp_path / "away")
+        (tmp_path / "busy.d").touch()
+        await until(lambda: "Not a directory" in agent.busy.faults().get("files", ""))
+        assert owners(agent.busy) == ["job"]
 
 
 async def test_an_idle_instance_says_so(controller: FakeController, run_agent: RunAgent) -> None:
