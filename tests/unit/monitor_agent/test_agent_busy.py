@@ -191,10 +191,18 @@ async def test_every_source_reaches_the_controller_and_so_does_its_end(
 ) -> None:
     proc.write("net/tcp", TCP)
     write(tmp_path / "busy.d", "job", "encoding\nseconds: 3600\n", time.time())
-    async with run_agent(controller.port, busy_command=("/bin/echo", "3 jobs"), busy_connection_ports=(80,)):
+    script = f"while ! [ -e {tmp_path}/go ]; do sleep 0.02; done; echo 3 jobs"
+    async with run_agent(
+        controller.port, busy_command=("/bin/sh", "-c", script), busy_connection_ports=(80,)
+    ):
         session = await controller.next_session()
+        kinds: list[str | None] = []
+        while "heartbeat" not in kinds:
+            kinds.append((await session.messages.get()).WhichOneof("message"))
+        assert "leases" not in kinds, "not before every source has spoken"
+        (tmp_path / "go").touch()
         leases = {lease.owner: lease for lease in (await session.next("leases")).leases}
-        assert set(leases) == {"job", "command", "connections"}, "the first message waits for every source"
+        assert set(leases) == {"job", "command", "connections"}
         assert (leases["job"].reason, leases["job"].protect_from_scale_in) == ("encoding", False)
         assert 0 < leases["job"].seconds <= 3600
         assert leases["command"].reason == "3 jobs"
