@@ -342,7 +342,9 @@ class HookProgress(_message.Message):
     finished: _builtins.bool
     """False: it runs, as a heartbeat of the lifecycle hook: at its start, every 10 s, and when a session begins."""
     exit_code: _builtins.int
-    """The command's exit code; absent while it runs or when it was killed at its limit. 127: there is no such file."""
+    """The command's exit code; absent while it runs or when it was killed at its limit. 126: the file can't
+    or may not be run; 127: there is no such file.
+    """
     output: _builtins.str
     """The last 4 KiB of what it printed."""
     def __init__(
@@ -377,7 +379,9 @@ class SessionResponse(_message.Message):
     def drain(self) -> Global___Drain: ...
     @_builtins.property
     def resume(self) -> Global___Resume:
-        """The instance serves again: a drain command that runs is stopped, and the resume command runs."""
+        """The instance serves again: a drain command that runs is stopped and its end not told, for it could pass for the
+        end of the next drain; and the resume command runs.
+        """
 
     @_builtins.property
     def run_hook(self) -> Global___RunHook: ...
