@@ -91,7 +91,9 @@ class Agent:
         self.session = self._make_session()
         service = MonitorService(self.latest, self.drain, lambda: self.session.instance_id, self._may_command)
         health = add_services(server, service)
-        routes = LocalRoutes(self.latest, self.busy, self.session, self.interval_seconds, time.monotonic)
+        routes = LocalRoutes(
+            self.latest, self.busy, self.drain, self.session, self.interval_seconds, time.monotonic
+        )
         http = LocalHttp(routes.by_path(), lambda: self._token)
         try:
             await server.start()

@@ -36,6 +36,10 @@ class Lease:
     protect_from_scale_in: bool = False
 
 
+class DrainingError(Exception):
+    """The instance takes no new work."""
+
+
 class Busy:
     """Sources write here, the session and GET /busy read. `changed` is called when a source says something new."""
 
@@ -81,7 +85,7 @@ class Busy:
     def faults(self) -> dict[str, str]:
         return dict(self._faults)
 
-    def document(self) -> dict[str, object]:
+    def document(self, draining: bool) -> dict[str, object]:
         """For GET /busy; `seconds` is how long it is held from now on."""
         now = self._monotonic()
         leases = [
@@ -94,7 +98,7 @@ class Busy:
             }
             for source, lease in self._longest()
         ]
-        return {"busy": bool(leases), "leases": leases, "faults": self.faults()}
+        return {"busy": bool(leases), "draining": draining, "leases": leases, "faults": self.faults()}
 
     def message(self, leases: Iterable[Lease]) -> register_pb2.Leases:
         now = self._monotonic()
@@ -110,9 +114,11 @@ class Busy:
             ]
         )
 
-    def take(self, body: bytes) -> Lease:
-        """POST /busy: make or renew the lease of an owner. Raises FaultsError."""
+    def take(self, body: bytes, draining: bool = False) -> Lease:
+        """POST /busy: make or renew the lease of an owner. Raises FaultsError; DrainingError for a new one then."""
         lease, seconds = parse_lease(body)
+        if draining and all(each.owner != lease.owner for each in self._live(HTTP)):
+            raise DrainingError
         if seconds is not None:
             lease = Lease(lease.owner, lease.reason, self._monotonic() + seconds, lease.protect_from_scale_in)
         others = [each for each in self._live(HTTP) if each.owner != lease.owner]

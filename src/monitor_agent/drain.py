@@ -39,12 +39,14 @@ class Drain:
         self._running: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
         self._draining = False
+        self.ordered = False  # the controller wants the instance to end its work: no new work begins
         self.report: register_pb2.DrainProgress | None = None
         self.reports = 0
 
     def request(self, timeout_seconds: float, reason: str) -> bool:
         """Start draining, or join the drain that runs. False when there is no command: the instance may go at once."""
         command = tuple(self._command())
+        self.ordered = True
         if not command:
             self._tell(finished=True, exit_code=0, output="no drain_command is set")
             return False
@@ -61,7 +63,7 @@ class Drain:
         The drain's end is not told, nor one that waits to be told: it would pass for the end of the next drain.
         """
         log.info("resumed", reason=reason, stopped_drain=self._draining)
-        self._draining, self.report = False, None
+        self._draining, self.ordered, self.report = False, False, None
         self._begin(self._resume(tuple(self._resume_command())))
 
     async def run(self) -> None:

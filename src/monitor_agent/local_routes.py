@@ -5,7 +5,8 @@ from http import HTTPStatus
 
 from asg.register.v1 import register_pb2
 from monitor_agent import __version__
-from monitor_agent.busy import Busy
+from monitor_agent.busy import Busy, DrainingError
+from monitor_agent.drain import Drain
 from monitor_agent.latest import Latest
 from monitor_agent.local_http import Reply, Route, document, failure
 from monitor_agent.override import parse_override
@@ -31,11 +32,12 @@ class LocalRoutes:
         self,
         latest: Latest,
         busy: Busy,
+        drain: Drain,
         session: ControllerSession,
         interval_seconds: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
-        self._latest, self._busy, self._session = latest, busy, session
+        self._latest, self._busy, self._drain, self._session = latest, busy, drain, session
         self._interval_seconds, self._monotonic = interval_seconds, monotonic
 
     def by_path(self) -> dict[str, dict[str, Route]]:
@@ -52,10 +54,14 @@ class LocalRoutes:
         }
 
     async def busy(self, body: bytes) -> Reply:
-        return document(HTTPStatus.OK, self._busy.document())
+        return document(HTTPStatus.OK, self._busy.document(self._drain.ordered))
 
     async def take_lease(self, body: bytes) -> Reply:
-        return document(HTTPStatus.OK, {"owner": self._busy.take(body).owner})
+        try:
+            return document(HTTPStatus.OK, {"owner": self._busy.take(body, self._drain.ordered).owner})
+        except DrainingError:
+            what, mend = "is draining, and takes no new work", "give the work to another instance"
+            return failure(HTTPStatus.CONFLICT, "the instance", what, mend)
 
     async def end_lease(self, body: bytes) -> Reply:
         return document(HTTPStatus.OK, {"ended": self._busy.end(body)})

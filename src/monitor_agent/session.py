@@ -128,14 +128,14 @@ class NewLeases:
         self._sent: tuple[Lease, ...] | None = None
         self._sent_at: float | None = None
 
-    def next(self) -> tuple[Lease, ...] | None:
+    def next(self, at_once: bool = False) -> tuple[Lease, ...] | None:
         """The leases to send now, or None."""
         held = self._busy.held()
         if held is None or held == self._sent:
             return None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._sent_at is not None and now - self._sent_at < self._spacing_seconds:
+        if not at_once and self._sent_at is not None and now - self._sent_at < self._spacing_seconds:
             loop.call_at(self._sent_at + self._spacing_seconds, self._wake)
             return None
         self._sent, self._sent_at = held, now
@@ -316,9 +316,11 @@ class ControllerSession:
             self._hooks.session_began()
             pace, leases = _Pace(self._latest, self._monotonic), NewLeases(self._busy, self._latest.wake.set)
             while True:
-                if (held := leases.next()) is not None:
+                is_drain_told = self._drain.reports == self._reports_sent
+                # Before the drain's answer, after which an instance without a lease may be terminated.
+                if (held := leases.next(at_once=not is_drain_told)) is not None:
                     await self._put(call, register_pb2.SessionRequest(leases=self._busy.message(held)))
-                if self._drain.reports != self._reports_sent:
+                if not is_drain_told:
                     reports, progress = self._drain.reports, self._drain.report
                     if progress is not None:
                         await self._put(call, register_pb2.SessionRequest(drain_progress=progress))

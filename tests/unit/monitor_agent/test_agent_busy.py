@@ -287,3 +287,30 @@ async def test_a_renewal_over_http_reaches_the_controller_with_its_new_end(
         status, _, answer = await ask(agent.http_port, "DELETE /busy", b'{"owner": "nightly"}')
         assert (status, json.loads(answer)) == (200, {"ended": True})
         await leases_until(session)
+
+
+async def test_an_instance_that_drains_tells_its_leases_first_and_takes_no_new_one(
+    controller: FakeController, run_agent: RunAgent, ask: Ask
+) -> None:
+    async with run_agent(controller.port) as agent:
+        session = await controller.next_session()
+        await leases_until(session)
+
+        async def lease(owner: str) -> int:
+            return (await ask(agent.http_port, "POST /busy", json.dumps({"owner": owner}).encode()))[0]
+
+        # So soon after each other that the second one's lease still waits for its turn when the drain is answered.
+        assert (await lease("nightly"), await lease("weekly")) == (200, 200)
+        session.answers.put_nowait(register_pb2.SessionResponse(drain=register_pb2.Drain(timeout_seconds=60)))
+        told: set[str] = set()
+        while True:
+            message = await session.messages.get()
+            if message.HasField("leases"):
+                told = {each.owner for each in message.leases.leases}
+            if message.HasField("drain_progress"):
+                break
+        assert told == {"nightly", "weekly"}
+        assert (await lease("nightly"), await lease("monthly")) == (200, 409)
+        session.answers.put_nowait(register_pb2.SessionResponse(resume=register_pb2.Resume()))
+        await until(lambda: not agent.drain.ordered)
+        assert await lease("monthly") == 200
