@@ -526,7 +526,11 @@ class Engine:
             return False
         async with self._reconcilers[name].lock:
             instances = self._memory.by_group[name].values()
-            staying = tuple(i.instance_id for i in instances if i.state not in LEAVING_STATES)
+            staying = tuple(
+                i.instance_id
+                for i in instances
+                if i.state not in LEAVING_STATES or i.state is LifecycleState.TERMINATING_WAIT
+            )
             if staying and not force:
                 raise ConflictError(
                     f"has {len(staying)} instances",
@@ -580,7 +584,7 @@ class Engine:
     ) -> tuple[str, int, bool]:
         instance = self._memory.instance(instance_id)
         changed = instance.state not in LEAVING_STATES
-        if changed:
+        if changed or instance.state is LifecycleState.TERMINATING_WAIT:
             await self._order(instance.group, Terminate(instance_id, decrement, actor))
         return instance.group, self._memory.record(instance.group).desired_capacity, changed
 

@@ -211,6 +211,7 @@ class Reconciler:
                         len(termination.instance_ids),
                         now,
                         instance_ids=termination.instance_ids,
+                        details=termination.details,
                     ),
                     termination.keep_console,
                 )

@@ -126,6 +126,13 @@ def _contradictions(group: Group, source: str) -> Iterator[Fault]:
     for index, action in enumerate(group.scheduled_actions):
         for key, what, mend in _of_action(action, index, group):
             yield fault(f"scheduled_actions[{index}]{key}", what, mend)
+    for index, hook in enumerate(group.lifecycle_hooks):
+        if hook.name in [other.name for other in group.lifecycle_hooks[:index]]:
+            yield fault(
+                f"lifecycle_hooks[{index}].name",
+                f"{hook.name} stands twice",
+                "give each hook a name of its own",
+            )
     for tag in group.launch.tags:
         if tag.startswith(RESERVED_TAG_PREFIXES):
             yield fault(f"launch.tags[{tag}]", "is a reserved tag", "choose a name without that prefix")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from controller_asg.model.lifecycle_hook import LifecycleHook
 from controller_asg.model.scaling_policy import NAME_PATTERN, STRICT, Policy, Size
 from controller_asg.model.scheduled_action import ScheduledAction
 
@@ -158,6 +159,15 @@ class Group:
     # Level zones that differ by two or more: launch in the emptiest, then terminate in the fullest. Needs room below
     # max_size.
     rebalance_zones: bool = False
+    # While an instance works its agent holds leases. Idle ones go first; a busy one that has to go, by scaling in, an
+    # order or a replacement, waits in Terminating:Wait until its leases have ended and its agent is drained, and so
+    # long at the most. One that scales in is taken back when capacity is wanted again. 0: nobody is waited for.
+    drain_timeout_seconds: Annotated[float, Field(ge=0, le=172_800)] = 300.0
+    # Ask the agents of idle instances too to run their drain command before they go. One whose agent does not answer
+    # for ten seconds goes all the same.
+    drain: bool = False
+    # What an instance waits for when it is launched or terminated: EC2's lifecycle hooks, 50 at the most.
+    lifecycle_hooks: Annotated[tuple[LifecycleHook, ...], Field(max_length=50)] = ()
     # Scale-in passes over instances that are protected; a dead one is replaced all the same.
     new_instances_protected_from_scale_in: bool = False
 

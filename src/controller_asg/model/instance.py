@@ -6,10 +6,15 @@ from datetime import datetime
 from enum import StrEnum
 
 from controller_asg.model.immutable import immutable
+from controller_asg.model.lifecycle_hook import OpenHook
 
 
 class LifecycleState(StrEnum):
-    """EC2 Auto Scaling's names. An instance moves only down this list, but for Standby and back."""
+    """EC2 Auto Scaling's names. An instance moves only down this list, but for Standby and back.
+
+    TERMINATING and TERMINATING_PROCEED: its termination was called; one that has to wait is TERMINATING_WAIT first, and
+    may come back from there into service. PENDING_PROCEED: its launch hooks are completed.
+    """
 
     __hash__ = str.__hash__  # Enum's own is Python code, and every pass looks each state up in sets
 
@@ -62,6 +67,15 @@ class StatusCheck(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Leaving(StrEnum):
+    """For what an instance leaves. Only what left by scaling in may be taken back."""
+
+    SCALE_IN = "scale_in"
+    UNHEALTHY = "unhealthy"
+    ORDER = "order"
+    REPLACED = "replaced"
+
+
 @immutable
 class Instance:
     """What the controller decided and keeps about one instance of a group."""
@@ -84,6 +98,12 @@ class Instance:
     bootstrapped_at: datetime | None = None
     # Who said from outside that it is unhealthy; "" when nobody did.
     marked_unhealthy: str = ""
+    # Set once it is on its way out.
+    leaving: Leaving | None = None
+    # When its agent was last asked to drain; None once that is over. In service: when it was taken back.
+    drain_ordered_at: datetime | None = None
+    # Those that were opened in Pending:Wait or Terminating:Wait; none in other states.
+    hooks: tuple[OpenHook, ...] = ()
 
 
 @immutable
@@ -152,3 +172,5 @@ class AgentView:
     drained: CommandEnd | None = None
     # By token: those that run (None) or ended, as far as this controller process has heard.
     hooks: Mapping[str, CommandEnd | None] = field(default_factory=dict)
+    # A drain command runs, by its own word, and it was not asked to resume since.
+    draining: bool = False

@@ -43,6 +43,7 @@ class Agent:
         "asking",
         "boot_id",
         "drained",
+        "draining",
         "failed_pings",
         "failing_since",
         "heard_at",
@@ -75,6 +76,7 @@ class Agent:
         self.failed_pings = 0
         self.unregister_requested = False
         self.drained: CommandEnd | None = None
+        self.draining = False
         self.hooks: dict[str, CommandEnd | None] = {}
         self.leases: tuple[Lease, ...] | None = None
         self.readings: deque[Sample] = deque()  # newest last
@@ -157,4 +159,5 @@ class Agent:
             leases,
             self.drained,
             dict(self.hooks) if self.hooks else NO_HOOKS,
+            self.draining,
         )

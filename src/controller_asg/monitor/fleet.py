@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from controller_asg.model.agent_order import AgentOrder, Drain
+from controller_asg.model.agent_order import AgentOrder, Drain, Resume
 from controller_asg.model.clock import Clock
 from controller_asg.model.instance import AgentView, CommandEnd, Lease
 from controller_asg.monitor.agent import Agent, Member
@@ -139,8 +139,8 @@ class Fleet:
         agent = self._agents.get(instance_id)
         if agent is None or agent.session is None:
             return False
-        if isinstance(order, Drain):
-            agent.drained = None
+        if isinstance(order, Drain | Resume):
+            agent.drained, agent.draining = None, False  # what it says from now on is the answer
         agent.session.push(order)
         return True
 
@@ -235,6 +235,7 @@ class Fleet:
 
     def drain_progressed(self, agent: Agent, now: float, drained: CommandEnd | None) -> None:
         self.heard(agent, now, None)
+        agent.draining = drained is None
         if drained is not None:
             agent.drained = drained
             self._wake(agent.member.group, "drained")

@@ -13,14 +13,17 @@ from controller_asg.model.instance import (
     PENDING_STATES,
     CloudInstance,
     Instance,
+    Leaving,
     LifecycleState,
 )
+from controller_asg.planner import leaving as leaving_rules
 from controller_asg.planner.health import HEALTHY, Health, Verdict
 from controller_asg.planner.plan import LaunchPlan, TerminationPlan
 from controller_asg.planner.snapshot import Member, Snapshot
 from controller_asg.policy.serving import Fleet
 
 _SERVING = (LifecycleState.IN_SERVICE,)
+_WAITING = (LifecycleState.TERMINATING_WAIT,)
 _PENDING = tuple(sorted(PENDING_STATES))
 _LIVE = tuple(sorted(state for state in LifecycleState if state not in LEAVING_STATES))
 
@@ -50,6 +53,8 @@ class Draft:
         self.wants_out: list[str] = []
         # (instance id, reason) of those that EC2 itself says are dead.
         self.lost: list[tuple[str, str]] = []
+        # What began and ended of drains and lifecycle hooks, and who was taken back.
+        self.waits: list[str] = []
         self.scheduled: list[str] = []  # what scheduled actions did
         self.fleet: Fleet | None = None
         self.steps: list[Step] = []
@@ -104,11 +109,27 @@ class Draft:
             )
         )
 
-    def terminate(self, instance_ids: tuple[str, ...], cause: str, keep_console: bool = False) -> None:
-        """They leave from now on, by one call."""
+    def terminate(
+        self,
+        instance_ids: tuple[str, ...],
+        cause: str,
+        keep_console: bool = False,
+        *,
+        leaving: Leaving = Leaving.REPLACED,
+        at_once: bool = False,
+    ) -> None:
+        """They leave from now on, by one call; those that work, drain or have hooks wait for that first.
+
+        `at_once`: nothing is waited for, for they are dead or never served.
+        """
+        calling = []
         for instance_id in instance_ids:
-            self.move(self.members[instance_id].instance, LifecycleState.TERMINATING, cause)
-        self.terminations.append(TerminationPlan(instance_ids, cause, keep_console))
+            if at_once or not leaving_rules.begin(self, instance_id, cause, leaving):
+                instance = replace(self.members[instance_id].instance, leaving=leaving)
+                self.move(instance, LifecycleState.TERMINATING, cause)
+                calling.append(instance_id)
+        if calling:
+            self.terminations.append(TerminationPlan(tuple(calling), cause, keep_console))
 
     def open_launches(self) -> Iterator[Activity]:
         for activity in self.activities.values():
@@ -143,6 +164,10 @@ class Draft:
     def live(self) -> list[Member]:
         """Every member that is not on its way out."""
         return self._in(_LIVE)
+
+    def waiting(self) -> list[Member]:
+        """Those in Terminating:Wait."""
+        return self._in(_WAITING)
 
     def pending(self) -> list[Member]:
         return self._in(_PENDING)

@@ -10,9 +10,11 @@ from controller_asg.model.instance import (
     CloudInstance,
     Ec2State,
     Instance,
+    Leaving,
     LifecycleState,
 )
-from controller_asg.planner import backoff, launches
+from controller_asg.model.lifecycle_hook import Transition
+from controller_asg.planner import backoff, hooks, launches, leaving
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import HEALTHY, MISSING_SECONDS, judge
 from controller_asg.planner.plan import TerminationPlan
@@ -23,6 +25,7 @@ TERMINATE_AGAIN_SECONDS = 120.0
 
 DETAILS_LIMIT_CHARACTERS = 16_000
 
+_AT_HOOKS = frozenset({LifecycleState.PENDING_WAIT, LifecycleState.PENDING_PROCEED})
 _ADOPTABLE = frozenset({Ec2State.PENDING, Ec2State.RUNNING, Ec2State.STOPPING, Ec2State.STOPPED})
 
 
@@ -42,14 +45,20 @@ def take_facts(draft: Draft) -> None:
                 member = draft.members.get(fact.instance_id)
                 if member is None or member.instance.state not in PENDING_STATES:
                     continue
-                launch = draft.activities.get(member.instance.activity_id)
-                if launch is not None and fact.output:
-                    details = f"{launch.details}\n{fact.instance_id}:\n{fact.output}"
-                    draft.update(replace(launch, details=details[-DETAILS_LIMIT_CHARACTERS:]))
+                if fact.output:
+                    _keep(draft, member.instance, f"{fact.instance_id}:\n{fact.output}")
                 if fact.error:
                     _give_up(draft, member.instance, f"bootstrap by the role failed: {fact.error}")
                 else:
                     draft.put(replace(member.instance, bootstrapped_at=draft.now))
+
+
+def _keep(draft: Draft, instance: Instance, said: str) -> None:
+    """What the machine said, with its launch."""
+    launch = draft.activities.get(instance.activity_id)
+    if launch is not None:
+        details = f"{launch.details}\n{said}"
+        draft.update(replace(launch, details=details[-DETAILS_LIMIT_CHARACTERS:]))
 
 
 def _launch_ended(draft: Draft, activity: Activity, outcome: Outcome) -> None:
@@ -125,16 +134,20 @@ def adopt(draft: Draft) -> None:
 def advance(draft: Draft) -> None:
     """Each member one step further, as far as the facts allow."""
     applied = draft.record.launch_version
+    leaving.advance(draft, draft.waiting())
     for member in list(draft.members.values()):
         instance, agent = member.instance, member.agent
         if instance.state in LEAVING_STATES:
-            _leave(draft, member)
+            if instance.state is not LifecycleState.TERMINATING_WAIT:
+                _leave(draft, member)
             continue
         if instance.launch_version != applied:
             draft.outdated.append(instance.instance_id)
         if agent is not None and agent.unregister_requested:
             draft.wants_out.append(instance.instance_id)
         verdict = judge(member, draft.snapshot)
+        if instance.state in _AT_HOOKS and not (verdict.confirmed or verdict.told):
+            verdict = HEALTHY  # a hook may reboot the machine; its own limit ends it
         if verdict is not HEALTHY:
             draft.verdicts[instance.instance_id] = verdict
             if verdict.confirmed:
@@ -148,7 +161,10 @@ def advance(draft: Draft) -> None:
 
 
 def _come_up(draft: Draft, member: Member, instance: Instance) -> None:
-    """In service at the agent's first good sample; given up when that takes too long."""
+    """In service at the agent's first good sample, and after its hooks; given up when that takes too long."""
+    if instance.state is LifecycleState.PENDING_WAIT:
+        _at_hooks(draft, draft.members[instance.instance_id])
+        return
     agent, group = member.agent, draft.group
     good = draft.record.launch_memory.good
     of_good = good is not None and good.version == instance.launch_version
@@ -161,7 +177,14 @@ def _come_up(draft: Draft, member: Member, instance: Instance) -> None:
         and agent.silent_seconds < draft.snapshot.silence_seconds
     )
     # An adopted instance whose agent already speaks has its bootstrap behind it.
-    if speaks and (not waits_for_role or instance.activity_id not in draft.activities):
+    adopted = instance.activity_id not in draft.activities
+    if speaks and (not waits_for_role or adopted):
+        if instance.state is LifecycleState.PENDING and not adopted:
+            instance = hooks.opened(draft, instance, Transition.LAUNCH)
+            if instance.hooks:
+                draft.move(instance, LifecycleState.PENDING_WAIT)
+                hooks.step(draft, draft.members[instance.instance_id])
+                return
         draft.move(instance, LifecycleState.IN_SERVICE)
         draft.record = launches.succeeded(
             backoff.succeeded(draft.record, (instance.zone, instance.instance_type)), instance.launch_version
@@ -176,10 +199,25 @@ def _come_up(draft: Draft, member: Member, instance: Instance) -> None:
         draft.bootstraps.append(instance.instance_id)
 
 
+def _at_hooks(draft: Draft, member: Member) -> None:
+    """On when all are completed; the first that is abandoned ends the launch."""
+    instance = hooks.step(draft, member)
+    abandoned = hooks.abandoned(instance)
+    if abandoned is None and hooks.open_of(instance):
+        return
+    _keep(draft, instance, hooks.told(instance))
+    instance = replace(instance, hooks=())
+    if abandoned is None:
+        draft.move(instance, LifecycleState.PENDING_PROCEED)
+    else:
+        draft.put(instance)
+        _give_up(draft, instance, f"lifecycle hook {abandoned.name} was abandoned: {abandoned.ended}")
+
+
 def _give_up(draft: Draft, instance: Instance, reason: str) -> None:
     """A launch that came to nothing. It counts as a failure, so that a broken image doesn't burn money."""
     _count_failure(draft, instance, reason)
-    draft.terminate((instance.instance_id,), reason, keep_console=True)
+    draft.terminate((instance.instance_id,), reason, keep_console=True, at_once=True)
 
 
 def _count_failure(draft: Draft, instance: Instance, reason: str) -> None:
@@ -197,7 +235,7 @@ def _dead(draft: Draft, member: Member, reason: str) -> None:
         _count_failure(draft, instance, reason)
     draft.lost.append((instance.instance_id, reason))
     if cloud is not None and cloud.state in (Ec2State.STOPPING, Ec2State.STOPPED):
-        draft.terminate((instance.instance_id,), reason)
+        draft.terminate((instance.instance_id,), reason, leaving=Leaving.UNHEALTHY, at_once=True)
     else:
         draft.forget(instance.instance_id)
 

@@ -26,11 +26,15 @@ class LaunchPlan:
 
 @dataclass(frozen=True, slots=True)
 class TerminationPlan:
-    """`keep_console`: the instance never came up, so its console's end is kept with the activity."""
+    """`keep_console`: the instance never came up, so its console's end is kept with the activity.
+
+    `details` is what was said on the instances before.
+    """
 
     instance_ids: tuple[str, ...]
     cause: str
     keep_console: bool = False
+    details: str = ""
 
 
 @immutable

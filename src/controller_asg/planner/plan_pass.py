@@ -9,7 +9,7 @@ ended.
 
 from controller_asg.model.decision import Decision, Vote
 from controller_asg.model.instance import LEAVING_STATES
-from controller_asg.planner import backoff, launches, lifecycle, schedule, sizing
+from controller_asg.planner import backoff, launches, leaving, lifecycle, schedule, sizing
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.snapshot import Snapshot
@@ -35,6 +35,7 @@ def plan(snapshot: Snapshot) -> Plan:
         votes = wish.votes
         wanted = tuple(dict.fromkeys(victim for vote in votes for victim in vote.victims))
         sizing.close_gap(draft, wanted, _why(draft, wish, before))
+        leaving.resume_again(draft)
     lifecycle.end_activities(draft)
     _note_conditions(draft)
     actions = _actions(draft)
@@ -83,7 +84,7 @@ def _actions(draft: Draft) -> tuple[str, ...]:
         for launch in draft.launches
     ]
     terminations = [f"terminate {', '.join(t.instance_ids)}: {t.cause}" for t in draft.terminations]
-    return (*draft.scheduled, *launches, *terminations)
+    return (*draft.scheduled, *draft.waits, *launches, *terminations)
 
 
 def _summary(draft: Draft, before: int, votes: tuple[Vote, ...], actions: tuple[str, ...]) -> str:
@@ -125,6 +126,7 @@ def _note_conditions(draft: Draft) -> None:
                 " document is applied",
             )
         )
+    leaving.note(draft)
     unhealthy = sorted(member.instance.instance_id for member in draft.unhealthy())
     if unhealthy:
         draft.conditions.append(("Unhealthy", ", ".join(unhealthy[:5])))

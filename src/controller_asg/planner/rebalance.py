@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from controller_asg.model.instance import PENDING_STATES
-from controller_asg.planner import backoff
+from controller_asg.planner import backoff, leases
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.snapshot import Member
 
@@ -23,7 +23,11 @@ def emptiest(draft: Draft, members: Sequence[Member]) -> tuple[str, str] | None:
     serving = [m.instance for m in members if m.instance.state not in PENDING_STATES]
     counts = Counter(instance.zone for instance in serving)
     # A zone gives one up only where shrinking would take it from there.
-    givers = {instance.zone for instance in serving if not instance.protected_from_scale_in}
+    givers = {
+        m.instance.zone
+        for m in members
+        if m.instance.state not in PENDING_STATES and not leases.protected(m) and not leases.busy(m)
+    }
     instance_type = draft.record.template.launch.instance_type
     allowed = [
         (subnet, zone)

@@ -11,14 +11,22 @@ from datetime import timedelta
 from typing import Literal
 
 from controller_asg.model.decision import Step
-from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView
+from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView, Leaving
 from controller_asg.model.record import LastChange
 from controller_asg.model.scaling_policy import metrics_of
-from controller_asg.planner import backoff, behavior, launches, rebalance, victims, zones
+from controller_asg.planner import backoff, behavior, hooks, launches, leaving, rebalance, victims, zones
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health, hold_mass_silence
 from controller_asg.planner.plan import LaunchPlan
-from controller_asg.planner.snapshot import Member, Protect, SetDesired, SetHealth, Terminate
+from controller_asg.planner.snapshot import (
+    CompleteAction,
+    Member,
+    Protect,
+    RecordHeartbeat,
+    SetDesired,
+    SetHealth,
+    Terminate,
+)
 from controller_asg.policy.serving import LEAD_SECONDS, Fleet
 from controller_asg.policy.voting import Wish, combine
 
@@ -63,24 +71,29 @@ def take_orders(draft: Draft) -> None:
                     member = draft.members.get(instance_id)
                     if member is not None and member.instance.state not in LEAVING_STATES:
                         draft.put(replace(member.instance, protected_from_scale_in=order.protected))
+            case CompleteAction() | RecordHeartbeat():
+                hooks.take(draft, order)
     for instance_id in draft.wants_out:
         _release(draft, instance_id, True, "its agent asked to leave the group (/unregister)")
 
 
 def _release(draft: Draft, instance_id: str, decrement: bool, cause: str) -> None:
     member = draft.members.get(instance_id)
-    if member is None or member.instance.state in LEAVING_STATES:
+    if member is None:
         return
-    _give_up(draft, (instance_id,), cause)
+    if member.instance.state in LEAVING_STATES:
+        draft.put(replace(member.instance, leaving=Leaving.ORDER))  # it is not taken back any more
+        return
+    _give_up(draft, (instance_id,), cause, Leaving.ORDER)
     if decrement:
         # At min_size the bound raises it again, and the instance is replaced.
         set_desired(draft, draft.record.desired_capacity - 1, "order", f"{instance_id}: {cause}")
 
 
-def _give_up(draft: Draft, instance_ids: tuple[str, ...], cause: str) -> None:
+def _give_up(draft: Draft, instance_ids: tuple[str, ...], cause: str, leaving: Leaving) -> None:
     """Terminate what is no longer wanted; what is launched in its place later is no runaway."""
     draft.record = launches.launched(draft.record, -len(instance_ids), draft.now)
-    draft.terminate(instance_ids, cause)
+    draft.terminate(instance_ids, cause, leaving=leaving)
 
 
 def vote(draft: Draft) -> Wish:
@@ -169,6 +182,9 @@ def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
         )
     launching = draft.launching()
     need = desired - len(healthy) - len(launching)
+    if need > 0 and (back := leaving.take_back(draft, need)):
+        healthy, serving, need = [*healthy, *back], [*serving, *back], need - len(back)
+        draft.record = launches.launched(draft.record, len(back), draft.now)  # they counted as given up
     waiting: list[Member] = []
     if need > 0:
         unhealthy, waiting = _in_turn(draft, unhealthy)
@@ -186,7 +202,9 @@ def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
         # Their replacements serve, so they may go.
         for member in unhealthy:
             instance_id = member.instance.instance_id
-            draft.terminate((instance_id,), f"unhealthy: {draft.verdicts[instance_id].reason}")
+            draft.terminate(
+                (instance_id,), f"unhealthy: {draft.verdicts[instance_id].reason}", leaving=Leaving.UNHEALTHY
+            )
 
 
 def _in_turn(draft: Draft, unhealthy: list[Member]) -> tuple[list[Member], list[Member]]:
@@ -252,7 +270,9 @@ def _launch(
         draft.steps.append(
             Step("max_size", desired, desired, f"no room to launch before {instance_id} is terminated")
         )
-        draft.terminate((instance_id,), f"unhealthy: {draft.verdicts[instance_id].reason}")
+        draft.terminate(
+            (instance_id,), f"unhealthy: {draft.verdicts[instance_id].reason}", leaving=Leaving.UNHEALTHY
+        )
 
 
 def _launch_for_balance(draft: Draft, place: tuple[str, str], size: int) -> None:
@@ -287,4 +307,4 @@ def _shrink(
             spare -= 1
         going.append(member.instance.instance_id)
     if going:
-        _give_up(draft, tuple(going), why)
+        _give_up(draft, tuple(going), why, Leaving.SCALE_IN)

@@ -79,7 +79,25 @@ class SetHealth:
     actor: str
 
 
-Order = SetDesired | Terminate | Protect | SetHealth
+@dataclass(frozen=True, slots=True)
+class CompleteAction:
+    """An open lifecycle hook of an instance is over: `result` CONTINUE or ABANDON."""
+
+    instance_id: str
+    token: str
+    result: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordHeartbeat:
+    """The heartbeat timeout of an open lifecycle hook counts from now."""
+
+    instance_id: str
+    token: str
+
+
+Order = SetDesired | Terminate | Protect | SetHealth | CompleteAction | RecordHeartbeat
 Fact = Outcome | Bootstrapped
 
 

@@ -5,28 +5,47 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from controller_asg.model.instance import PENDING_STATES
+from controller_asg.planner import leases
 from controller_asg.planner.snapshot import Member
 
 
 def choose(
     candidates: Sequence[Member], count: int, wanted: Sequence[str], launch_version: str
 ) -> tuple[Member, ...]:
-    """`count` of the candidates: those a policy named, then the youngest still booting, then by zone and version.
+    """`count` of the candidates, idle ones first: those a policy named, the youngest booting, by zone and version.
 
     In service: the fullest zone first in which one may go, there one with outdated launch parameters, there the oldest
-    (EC2's Default termination policy, "Termination policies" in its user guide). Protected ones are never chosen.
+    (EC2's Default termination policy, "Termination policies" in its user guide). Protected ones, also by a lease, are
+    never chosen.
     """
-    free = {m.instance.instance_id: m for m in candidates if not m.instance.protected_from_scale_in}
+    free = [m for m in candidates if not leases.protected(m)]
+    idle = [m for m in free if not leases.busy(m)]
+    chosen = _among(idle, candidates, [], count, wanted, launch_version)
+    if len(chosen) < count:
+        working = [m for m in free if leases.busy(m)]
+        chosen += _among(working, candidates, chosen, count - len(chosen), wanted, launch_version)
+    return tuple(chosen)
+
+
+def _among(
+    those: Sequence[Member],
+    candidates: Sequence[Member],
+    going: Sequence[Member],
+    count: int,
+    wanted: Sequence[str],
+    launch_version: str,
+) -> list[Member]:
+    free = {m.instance.instance_id: m for m in those}
     chosen = [free.pop(name) for name in wanted if name in free][:count]
     if len(chosen) == count:
-        return tuple(chosen)
+        return chosen
     booting = sorted(
         (m for m in free.values() if m.instance.state in PENDING_STATES),
         key=lambda m: (m.instance.launched_at, m.instance.instance_id),
         reverse=True,
     )
     chosen += booting[: count - len(chosen)]
-    gone = {m.instance.instance_id for m in chosen}
+    gone = {m.instance.instance_id for m in (*going, *chosen)}
     crowd = Counter(
         m.instance.zone
         for m in candidates
@@ -47,4 +66,4 @@ def choose(
         crowd[zone] -= 1
         if not in_turn[zone]:
             del in_turn[zone]
-    return tuple(chosen)
+    return chosen

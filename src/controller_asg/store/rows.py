@@ -5,12 +5,14 @@ holds, read it with its default (`document.get`), for those rows lack it.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus, LaunchRequest
 from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.group import group_from_dict, group_to_dict, launch_from_dict, launch_to_dict
-from controller_asg.model.instance import Instance, LifecycleState
+from controller_asg.model.instance import Instance, Leaving, LifecycleState
+from controller_asg.model.lifecycle_hook import OpenHook
 from controller_asg.model.record import (
     DemandMinute,
     GroupRecord,
@@ -150,11 +152,16 @@ def instance_to_row(instance: Instance) -> Row:
         "reason": instance.reason,
         "bootstrapped_unix_ms": instance.bootstrapped_at,
         "marked_unhealthy": instance.marked_unhealthy,
-        "memory": {},
+        "memory": {
+            "leaving": instance.leaving,
+            "drain_ordered": _optional_ms(instance.drain_ordered_at),
+            "hooks": [_hook_to_document(hook) for hook in instance.hooks],
+        },
     }
 
 
 def instance_from_row(row: Row) -> Instance:
+    memory = row["memory"]
     return Instance(
         instance_id=row["instance_id"],
         group=row["group_name"],
@@ -171,7 +178,54 @@ def instance_from_row(row: Row) -> Instance:
         reason=row["reason"],
         bootstrapped_at=row["bootstrapped_unix_ms"],
         marked_unhealthy=row["marked_unhealthy"],
+        leaving=Leaving(memory["leaving"]) if memory.get("leaving") else None,
+        drain_ordered_at=_optional_time(memory.get("drain_ordered")),
+        hooks=tuple(map(_hook_from_document, memory.get("hooks", ()))),
     )
+
+
+def _hook_to_document(hook: OpenHook) -> dict[str, Any]:
+    return {
+        "name": hook.name,
+        "token": hook.token,
+        "transition": hook.transition,
+        "opened": to_unix_ms(hook.opened_at),
+        "heartbeat": to_unix_ms(hook.heartbeat_at),
+        "timeout": hook.heartbeat_timeout_seconds,
+        "default": hook.default_result,
+        "command": hook.command,
+        "metadata": hook.notification_metadata,
+        "ordered": _optional_ms(hook.ordered_at),
+        "result": hook.result,
+        "ended": hook.ended,
+        "output": hook.output,
+    }
+
+
+def _hook_from_document(document: dict[str, Any]) -> OpenHook:
+    return OpenHook(
+        name=document["name"],
+        token=document["token"],
+        transition=document["transition"],
+        opened_at=from_unix_ms(document["opened"]),
+        heartbeat_at=from_unix_ms(document["heartbeat"]),
+        heartbeat_timeout_seconds=document["timeout"],
+        default_result=document["default"],
+        command=document["command"],
+        notification_metadata=document["metadata"],
+        ordered_at=_optional_time(document["ordered"]),
+        result=document["result"],
+        ended=document["ended"],
+        output=document["output"],
+    )
+
+
+def _optional_ms(at: datetime | None) -> int | None:
+    return None if at is None else to_unix_ms(at)
+
+
+def _optional_time(unix_ms: int | None) -> datetime | None:
+    return None if unix_ms is None else from_unix_ms(unix_ms)
 
 
 def memories_to_row(memories: PolicyMemories) -> Row:

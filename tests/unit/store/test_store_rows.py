@@ -1,14 +1,16 @@
 """Rows and model objects: nothing of the model is left out."""
 
-from dataclasses import fields
+import json
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from controller_asg.model.activity import Activity, LaunchRequest
-from controller_asg.model.instance import Instance, LifecycleState
-from controller_asg.store.rows import instance_to_row, launch_to_document
+from controller_asg.model.instance import Instance, Leaving, LifecycleState
+from controller_asg.model.lifecycle_hook import OpenHook
+from controller_asg.store.rows import instance_from_row, instance_to_row, launch_to_document
 from controller_asg.store.schema import ACTIVITIES, EPOCH, INSTANCES, UNSTORABLE, from_unix_ms, to_unix_ms
 
 
@@ -23,6 +25,27 @@ def test_instances_and_activities_have_a_place_for_every_field() -> None:
     assert list(row) == INSTANCES.columns.keys()
     assert len(row) - len({"memory"}) + len(row["memory"]) == len(fields(Instance))
     assert len(ACTIVITIES.columns) == len(fields(Activity))
+
+
+def test_what_an_instance_waits_for_comes_back_as_it_was() -> None:
+    at = datetime(2025, 3, 1, tzinfo=UTC)
+    hook = OpenHook("save", "token", "terminate", at, at, 60.0, "ABANDON", "save.sh", "{}", at, "", "", "out")
+    one = Instance(
+        "i-1",
+        "web",
+        LifecycleState.TERMINATING_WAIT,
+        at,
+        at,
+        "",
+        "v1",
+        leaving=Leaving.SCALE_IN,
+        drain_ordered_at=at,
+        hooks=(hook, replace(hook, ordered_at=None, result="CONTINUE")),
+    )
+    row = instance_to_row(one)
+    assert instance_from_row({**row, "memory": json.loads(json.dumps(row["memory"]))}) == one
+    plain = replace(one, leaving=None, drain_ordered_at=None, hooks=())
+    assert instance_from_row({**row, "memory": {}}) == plain, "a row of the release before"
 
 
 @given(at=st.datetimes(timezones=st.just(UTC)))

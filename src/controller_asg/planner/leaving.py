@@ -1,0 +1,188 @@
+"""How an instance leaves that has something to wait for: its work, its agent's drain command, its lifecycle hooks.
+
+`Draft.terminate` asks `begin`, so every termination of ours comes through here. In Terminating:Wait an instance is
+drained first, then its hooks are opened; whatever it waits for has a limit. One that left by scaling in is taken back
+before anything is launched in its place, as long as no hook of it has ended and none was begun on the instance.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from controller_asg.model.agent_order import Drain, Resume
+from controller_asg.model.instance import Ec2State, Instance, Leaving, LifecycleState
+from controller_asg.model.lifecycle_hook import Transition
+from controller_asg.planner import hooks, leases
+from controller_asg.planner.health import HEALTHY, Health, judge
+from controller_asg.planner.plan import TerminationPlan
+from controller_asg.planner.snapshot import Member
+
+if TYPE_CHECKING:
+    from controller_asg.planner.draft import Draft
+
+# An idle instance whose agent says nothing to the order to drain goes after so long: an agent tells at once that it
+# drains, or that it has no command.
+ANSWER_SECONDS = 10.0
+SHOWN = 5  # of those that wait, in the condition
+
+
+def begin(draft: Draft, instance_id: str, cause: str, leaving: Leaving) -> bool:
+    """Into Terminating:Wait where there is something to wait for. False: it goes at once."""
+    member, group = draft.members[instance_id], draft.group
+    verdict = draft.verdict(member)
+    if verdict.confirmed or member.instance.in_service_at is None:
+        return False
+    silent = verdict.health is Health.UNHEALTHY and not verdict.told
+    drains = group.drain_timeout_seconds > 0 and not silent and (group.drain or leases.busy(member))
+    if not drains and not any(
+        hook.transition == "terminate" and not (silent and hook.command) for hook in group.lifecycle_hooks
+    ):
+        return False
+    instance = replace(member.instance, leaving=leaving, drain_ordered_at=None)
+    if drains:
+        draft.waits.append(f"drain {instance_id}: {cause}")
+        instance = _ordered(draft, instance, cause, group.drain_timeout_seconds)
+    else:
+        instance = hooks.opened(draft, instance, Transition.TERMINATE, reachable=not silent)
+    draft.move(instance, LifecycleState.TERMINATING_WAIT, cause)
+    hooks.step(draft, draft.members[instance_id])
+    return True
+
+
+def advance(draft: Draft, waiting: list[Member]) -> None:
+    """Those in Terminating:Wait one step further; the ones that are through are terminated, by one call a cause."""
+    through: defaultdict[str, list[str]] = defaultdict(list)
+    for member in waiting:
+        instance = member.instance
+        verdict = judge(member, draft.snapshot)
+        if verdict.confirmed:
+            if member.cloud is None or member.cloud.state not in (Ec2State.STOPPING, Ec2State.STOPPED):
+                draft.forget(instance.instance_id)
+                continue
+        elif not _is_through(draft, member):
+            continue
+        through[instance.reason].append(instance.instance_id)
+    for cause, instance_ids in through.items():
+        members = [draft.members[instance_id] for instance_id in instance_ids]
+        details = "\n".join(filter(None, map(_told, members)))
+        for member in members:
+            gone = replace(member.instance, drain_ordered_at=None, hooks=())
+            draft.move(gone, LifecycleState.TERMINATING_PROCEED)
+        draft.terminations.append(TerminationPlan(tuple(instance_ids), cause, details=details))
+
+
+def _is_through(draft: Draft, member: Member) -> bool:
+    instance = member.instance
+    if instance.drain_ordered_at is not None:
+        ended = _drain_end(draft, member)
+        if ended is None:
+            return False
+        draft.waits.append(f"drained {instance.instance_id}: {ended}")
+        instance = hooks.opened(draft, replace(instance, drain_ordered_at=None), Transition.TERMINATE)
+        draft.put(instance)
+    instance = hooks.step(draft, draft.members[instance.instance_id])
+    return not hooks.open_of(instance) or hooks.abandoned(instance) is not None
+
+
+def _drain_end(draft: Draft, member: Member) -> str | None:
+    """How its drain has ended; None while it is waited for. The order is given again while it is not answered."""
+    instance, agent = member.instance, member.agent
+    limit_seconds = draft.group.drain_timeout_seconds
+    waited = draft.watched_seconds(instance.state_since_at)
+    if waited >= limit_seconds:
+        return f"not within {limit_seconds:g} s"
+    drained = agent.drained if agent is not None else None
+    answered = drained is not None or (agent is not None and agent.draining)
+    if not answered and hooks.due(instance.drain_ordered_at, draft.now):
+        draft.put(_ordered(draft, instance, instance.reason, limit_seconds - waited))
+    if leases.busy(member):
+        return None
+    if drained is not None:
+        return "killed at its limit" if drained.exit_code is None else f"exit code {drained.exit_code}"
+    return None if answered or waited < ANSWER_SECONDS else f"no answer within {ANSWER_SECONDS:g} s"
+
+
+def _ordered(draft: Draft, instance: Instance, cause: str, left_seconds: float) -> Instance:
+    draft.agent_orders.append((instance.instance_id, Drain(left_seconds, cause)))
+    return replace(instance, drain_ordered_at=draft.now)
+
+
+def take_back(draft: Draft, need: int) -> list[Member]:
+    """Up to `need` of those that leave by scaling in serve again, the last that left first."""
+    able = sorted(
+        (member for member in draft.waiting() if _may_come_back(draft, member)),
+        key=lambda m: (m.instance.state_since_at, m.instance.instance_id),
+        reverse=True,
+    )
+    back = []
+    for member in able[:need]:
+        instance = replace(
+            member.instance,
+            state=LifecycleState.IN_SERVICE,
+            state_since_at=draft.now,
+            reason="",
+            leaving=None,
+            drain_ordered_at=draft.now,
+            hooks=(),
+        )
+        draft.put(instance)
+        reason = f"capacity is wanted again: {draft.record.desired_capacity}"
+        draft.agent_orders.append((instance.instance_id, Resume(reason)))
+        draft.waits.append(f"take back {instance.instance_id}: {reason}")
+        back.append(draft.members[instance.instance_id])
+    return back
+
+
+def _may_come_back(draft: Draft, member: Member) -> bool:
+    instance, agent = member.instance, member.agent
+    return (
+        instance.leaving is Leaving.SCALE_IN
+        and not any(hook.result or hook.ordered_at for hook in instance.hooks)
+        and agent is not None
+        and agent.silent_seconds is not None
+        and agent.silent_seconds < draft.snapshot.silence_seconds
+        and judge(member, draft.snapshot) is HEALTHY
+    )
+
+
+def resume_again(draft: Draft) -> None:
+    """Who was taken back and still says that it drains, or is drained, has not heard of it.
+
+    Not looked for in groups that drain only the busy: a pass must not look at each member for that.
+    """
+    if draft.group.drain:
+        draft.agent_orders += [
+            (member.instance.instance_id, Resume("it serves"))
+            for member in draft.serving()
+            if member.instance.drain_ordered_at is not None
+            and member.agent is not None
+            and (member.agent.draining or member.agent.drained is not None)
+        ]
+
+
+def note(draft: Draft) -> None:
+    """The condition that says who waits for what."""
+    waiting = draft.waiting()
+    said = [_said(draft, member.instance) for member in waiting[:SHOWN]]
+    if len(waiting) > SHOWN:
+        said.append(f"{len(waiting) - SHOWN} more")
+    if said:
+        draft.conditions.append(("TerminatingWait", "; ".join(said)))
+
+
+def _said(draft: Draft, instance: Instance) -> str:
+    instance_id = instance.instance_id
+    if instance.drain_ordered_at is not None:
+        until_at = instance.state_since_at + timedelta(seconds=draft.group.drain_timeout_seconds)
+        return f"{instance_id} drains until {until_at:%H:%M:%SZ} at the latest ({instance.reason})"
+    names = ", ".join(hook.name for hook in hooks.open_of(instance))
+    return f"{instance_id} waits for {names} ({instance.reason})"
+
+
+def _told(member: Member) -> str:
+    drained = member.agent.drained if member.agent is not None else None
+    output = f"{member.instance.instance_id}: drain:\n{drained.output}" if drained and drained.output else ""
+    return "\n".join(filter(None, (output, hooks.told(member.instance))))
