@@ -12,13 +12,16 @@ from controller_asg.engine.controller import (
     GroupStatus,
     InstanceStatus,
 )
+from controller_asg.engine.lifecycle_actions import LifecycleAction, checked, find
+from controller_asg.engine.memory import Memory
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.document import parse_groups
 from controller_asg.model.errors import AsgError, ConflictError, Fault, NotFoundError, SpecError
 from controller_asg.model.group import group_to_dict
 from controller_asg.model.instance import AgentView, Lease, LifecycleState
-from controller_asg.model.record import DemandMinute, GroupRecord, Scheduled
+from controller_asg.model.lifecycle_hook import OpenHook
+from controller_asg.model.record import DemandMinute, GroupRecord, Scheduled, State
 from controller_asg.planner.schedule import next_times
 from tests.making import NOW, cloud, instance, record
 
@@ -34,6 +37,9 @@ MORNING = {
     "min_size": 1,
     "desired_capacity": 3,
 }
+
+
+HOOK = OpenHook("save-logs", "token-1", "terminate", NOW, NOW, 60.0, "ABANDON", "save.sh", "")
 
 
 class FakeController:
@@ -200,6 +206,23 @@ class FakeController:
             raise NotFoundError("is no instance of ours", f"instances.{instance_id}", "nothing was touched")
         self.orders.append(("health", instance_id, healthy, actor))
         return not healthy
+
+    async def complete_lifecycle_action(
+        self, meant: LifecycleAction, result: str, actor: str
+    ) -> tuple[str, str]:
+        self._may_fail()
+        instance, hook = find(self._memory(), meant)
+        self.orders.append(("complete", hook.token, checked(result).value, actor))
+        return instance.instance_id, hook.name
+
+    async def record_lifecycle_action_heartbeat(self, meant: LifecycleAction) -> tuple[str, str]:
+        self._may_fail()
+        instance, hook = find(self._memory(), meant)
+        self.orders.append(("heartbeat", hook.token))
+        return instance.instance_id, hook.name
+
+    def _memory(self) -> Memory:
+        return Memory(State(tuple(self.records.values()), tuple(self.members.values()), ()))
 
     def findings(self) -> tuple[Fault, ...]:
         return self.found

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from asg.admin.v1 import admin_pb2 as pb
 from asg.admin.v1 import admin_pb2_grpc
 from controller_asg.api.messages import (
+    action_meant,
     activity_message,
     applied_message,
     decision_message,
@@ -186,6 +187,26 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 request.instance_id, request.healthy, _actor(request.actor)
             )
             return pb.SetInstanceHealthResponse(changed=changed)
+
+    async def CompleteLifecycleAction(
+        self, request: pb.CompleteLifecycleActionRequest, context: Context
+    ) -> pb.CompleteLifecycleActionResponse:
+        async with answering(context):
+            instance_id, hook = await self._controller.complete_lifecycle_action(
+                action_meant(request), request.lifecycle_action_result, _actor(request.actor)
+            )
+            return pb.CompleteLifecycleActionResponse(instance_id=instance_id, lifecycle_hook_name=hook)
+
+    async def RecordLifecycleActionHeartbeat(
+        self, request: pb.RecordLifecycleActionHeartbeatRequest, context: Context
+    ) -> pb.RecordLifecycleActionHeartbeatResponse:
+        async with answering(context):
+            instance_id, hook = await self._controller.record_lifecycle_action_heartbeat(
+                action_meant(request)
+            )
+            return pb.RecordLifecycleActionHeartbeatResponse(
+                instance_id=instance_id, lifecycle_hook_name=hook
+            )
 
     async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> pb.DiagnoseResponse:
         async with answering(context):

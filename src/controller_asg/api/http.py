@@ -36,6 +36,7 @@ from controller_asg.api.messages import (
 from controller_asg.api.status_codes import BUG, codes_of, faults_in
 from controller_asg.config import split_address
 from controller_asg.engine.controller import Controller, InstanceStatus
+from controller_asg.engine.lifecycle_actions import LifecycleAction
 from controller_asg.model.errors import AsgError, Fault, NotFoundError, SpecError
 from controller_asg.model.faults import unknown_key
 
@@ -87,6 +88,8 @@ def build_http_app(
         _route("/v1/activities", api.activities, "GET"),
         _route("/v1/instances/{instance_id}/health", api.set_health, "PUT"),
         Route("/v1/instances/{instance_id}", InstanceEndpoint(api)),
+        _route("/v1/lifecycle-actions/complete", api.complete_action, "POST"),
+        _route("/v1/lifecycle-actions/heartbeat", api.record_heartbeat, "POST"),
     ]
     app = Starlette(
         routes=routes,
@@ -230,6 +233,19 @@ class HttpApi:
         instance_id = request.path_params["instance_id"]
         changed = await self._controller.set_instance_health(instance_id, healthy, ACTOR)
         return JSONResponse({"instance_id": instance_id, "healthy": healthy, "changed": changed})
+
+    async def complete_action(self, request: Request) -> Response:
+        _query(request)
+        body = _action(await _json_body(request), "lifecycle_action_result")
+        result = body.pop("lifecycle_action_result", "")
+        instance_id, hook = await self._controller.complete_lifecycle_action(_meant(body), result, ACTOR)
+        return JSONResponse({"instance_id": instance_id, "lifecycle_hook_name": hook, "result": result})
+
+    async def record_heartbeat(self, request: Request) -> Response:
+        _query(request)
+        body = _action(await _json_body(request))
+        instance_id, hook = await self._controller.record_lifecycle_action_heartbeat(_meant(body))
+        return JSONResponse({"instance_id": instance_id, "lifecycle_hook_name": hook})
 
     def found(self, instance_id: str) -> InstanceStatus:
         for status in self._controller.instances():
@@ -419,6 +435,25 @@ def _healthy(body: Any) -> bool:
         raise SpecError((Fault("body", "is not one key, healthy", 'write it like {"healthy": false}'),))
     healthy: bool = body["healthy"]
     return healthy
+
+
+ACTION_KEYS = ("instance_id", "lifecycle_hook_name", "lifecycle_action_token")
+
+
+def _action(body: Any, *more: str) -> dict[str, str]:
+    """Which lifecycle action is meant, as texts by those keys and `more`."""
+    keys = (*ACTION_KEYS, *more)
+    if not isinstance(body, dict) or not all(isinstance(value, str) for value in body.values()):
+        mend = 'write texts, like {"lifecycle_action_token": "…"}'
+        raise SpecError((Fault("body", "is not a JSON object of texts", mend),))
+    faults = [unknown_key("", str(name), keys) for name in body if name not in keys]
+    if faults:
+        raise SpecError(tuple(faults))
+    return body
+
+
+def _meant(body: dict[str, str]) -> LifecycleAction:
+    return LifecycleAction(*(body.get(key, "") for key in ACTION_KEYS))
 
 
 def _desired_capacity(body: Any) -> int:

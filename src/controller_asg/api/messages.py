@@ -7,12 +7,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from asg.admin.v1 import admin_pb2 as pb
 from controller_asg.engine.controller import Applied, GroupStatus, InstanceStatus
+from controller_asg.engine.lifecycle_actions import LifecycleAction
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
 from controller_asg.model.group import group_to_dict
+from controller_asg.model.lifecycle_hook import OpenHook
 from controller_asg.model.record import DemandMinute
 from controller_asg.model.scheduled_action import ScheduledAction
+from controller_asg.planner.hooks import longest_seconds
 
 
 def timestamp(at: datetime | None) -> Timestamp | None:
@@ -88,6 +91,8 @@ def instance_message(status: InstanceStatus) -> pb.Instance:
         ec2_state=cloud.state if cloud else "",
         activity_id=instance.activity_id,
         busy=busy_messages(status),
+        leaving=instance.leaving or "",
+        lifecycle_actions=map(action_message, instance.hooks),
     )
 
 
@@ -106,6 +111,28 @@ def busy_messages(status: InstanceStatus) -> list[pb.BusyLease]:
         )
         for lease in agent.leases
     ]
+
+
+def action_message(hook: OpenHook) -> pb.LifecycleAction:
+    limit = timedelta(seconds=longest_seconds(hook))
+    timeout = timedelta(seconds=hook.heartbeat_timeout_seconds)
+    return pb.LifecycleAction(
+        lifecycle_hook_name=hook.name,
+        lifecycle_action_token=hook.token,
+        transition=hook.transition,
+        opened_at=timestamp(hook.opened_at),
+        until=timestamp(min(hook.opened_at + limit, hook.heartbeat_at + timeout)),
+        lifecycle_action_result=hook.result,
+        ended=hook.ended,
+        command=hook.command,
+        notification_metadata=hook.notification_metadata,
+    )
+
+
+def action_meant(
+    request: pb.CompleteLifecycleActionRequest | pb.RecordLifecycleActionHeartbeatRequest,
+) -> LifecycleAction:
+    return LifecycleAction(request.instance_id, request.lifecycle_hook_name, request.lifecycle_action_token)
 
 
 def activity_message(activity: Activity) -> pb.Activity:

@@ -92,7 +92,7 @@ def migrate(config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     except AsgError as error:
         end([Fault(error.where, error.what, error.mend)], EXIT_FAILED)
     if as_json:
-        _print_json({"changed": migrated.changed, "before": migrated.before, "after": migrated.after})
+        print_json({"changed": migrated.changed, "before": migrated.before, "after": migrated.after})
     elif migrated.changed:
         typer.echo(f"the store went from {migrated.before or 'nothing'} to {migrated.after}")
     else:
@@ -110,7 +110,7 @@ def check_config(file: Path, as_json: AsJson = False) -> None:
     except SpecError as error:
         faults = list(error.faults)
     if as_json:
-        _print_json({"errors": [{"where": f.where, "what": f.what, "mend": f.mend} for f in faults]})
+        print_json({"errors": [{"where": f.where, "what": f.what, "mend": f.mend} for f in faults]})
         raise typer.Exit(EXIT_BAD_INPUT if faults else 0)
     if faults:
         end(faults, EXIT_BAD_INPUT)
@@ -127,7 +127,7 @@ def reload(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
         # Bad input, but not of this command: systemd is to see a reload that failed.
         raise typer.Exit(EXIT_FAILED) from None
     if as_json:
-        _print_json(to_json(answer))
+        print_json(to_json(answer))
         return
     typer.echo(f"in force now: {', '.join(answer.changed)}" if answer.changed else "nothing to take over")
     if answer.needs_restart:
@@ -141,7 +141,7 @@ def status(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
         answer = stub.GetStatus(pb.GetStatusRequest(), timeout=TIMEOUT_SECONDS)
         found = stub.ListGroups(pb.ListGroupsRequest(), timeout=TIMEOUT_SECONDS).groups
     if as_json:
-        _print_json({**to_json(answer), "groups": [to_json(group) for group in found]})
+        print_json({**to_json(answer), "groups": [to_json(group) for group in found]})
         return
     typer.echo(
         f"{answer.summary}  (version {answer.version}, since {moment(answer.started_at)}, epoch {answer.epoch})"
@@ -165,7 +165,7 @@ def groups(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     with controller(address) as stub:
         answer = stub.ListGroups(pb.ListGroupsRequest(), timeout=TIMEOUT_SECONDS)
     if as_json:
-        _print_json(to_json(answer))
+        print_json(to_json(answer))
     else:
         groups_table(answer.groups).show("no groups; apply one by the playbook apply_groups")
 
@@ -176,7 +176,7 @@ def instances(group: GroupArgument = "", address: Address = DEFAULT_ADDRESS, as_
     with controller(address) as stub:
         answer = stub.ListInstances(pb.ListInstancesRequest(group=group), timeout=TIMEOUT_SECONDS)
     if as_json:
-        _print_json(to_json(answer))
+        print_json(to_json(answer))
     else:
         instances_table(answer.instances, datetime.now(UTC)).show("no instances")
 
@@ -194,7 +194,7 @@ def activities(
     with controller(address) as stub:
         answer = stub.ListActivities(request, timeout=TIMEOUT_SECONDS)
     if as_json:
-        _print_json(to_json(answer))
+        print_json(to_json(answer))
     else:
         activities_table(answer.activities).show("no activities")
 
@@ -215,7 +215,7 @@ def why(
         answer = stub.ListDecisions(request, timeout=TIMEOUT_SECONDS)
     if as_json:
         conditions = [to_json(each) for each in found.conditions]
-        _print_json({"group": found.name, "conditions": conditions, **to_json(answer)})
+        print_json({"group": found.name, "conditions": conditions, **to_json(answer)})
     else:
         typer.echo(sentences(found, answer.decisions))
 
@@ -230,7 +230,7 @@ def schedule(group: LeftOut = "", address: Address = DEFAULT_ADDRESS, as_json: A
     if as_json:
         whole = to_json(found)
         keys = ("scheduled_in_force", "next_scheduled")
-        _print_json({"group": found.name, **{key: whole[key] for key in keys}})
+        print_json({"group": found.name, **{key: whole[key] for key in keys}})
     else:
         schedule_table(found).show(f"{found.name} has no scheduled action to come")
 
@@ -248,7 +248,7 @@ def create(
         request = pb.LaunchInstancesRequest(group=name, count=count, actor=actor())
         answer = stub.LaunchInstances(request, timeout=TIMEOUT_SECONDS)
     if as_json:
-        _print_json({"group": name, **to_json(answer)})
+        print_json({"group": name, **to_json(answer)})
     else:
         typer.echo(f"{name} grows to {answer.desired_capacity}")
 
@@ -271,7 +271,7 @@ def kill(
         answer = stub.TerminateInstance(request, timeout=TIMEOUT_SECONDS)
     shrinks = answer.desired_capacity < sizes.get(answer.group, 0)
     if as_json:
-        _print_json(
+        print_json(
             {"instance_id": instance_id, **to_json(answer), "replaced": answer.changed and not shrinks}
         )
     elif not answer.changed:
@@ -295,7 +295,7 @@ def set_desired(
     with controller(address) as stub:
         answer = stub.SetDesiredCapacity(request, timeout=TIMEOUT_SECONDS)
     if as_json:
-        _print_json({"group": group, **to_json(answer)})
+        print_json({"group": group, **to_json(answer)})
     else:
         typer.echo(f"{group}: {answer.before} → {answer.after}")
 
@@ -318,7 +318,7 @@ def doctor(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     with controller(address) as stub:
         findings = stub.Diagnose(pb.DiagnoseRequest(), timeout=TIMEOUT_SECONDS).findings
     if as_json:
-        _print_json({"findings": [{"where": f.where, "what": f.what, "mend": f.mend} for f in findings]})
+        print_json({"findings": [{"where": f.where, "what": f.what, "mend": f.mend} for f in findings]})
     elif findings:
         for finding in findings:
             typer.echo(str(Fault(finding.where, finding.what, finding.mend)))
@@ -342,7 +342,7 @@ def set_health(
     with controller(address) as stub:
         answer = stub.SetInstanceHealth(request, timeout=TIMEOUT_SECONDS)
     if as_json:
-        _print_json(to_json(answer))
+        print_json(to_json(answer))
     else:
         typer.echo(f"{instance_id}: {'now' if answer.changed else 'already'} marked {health.value}")
 
@@ -365,7 +365,7 @@ def import_config(
     except SpecError as error:
         end(list(error.faults), EXIT_BAD_INPUT)
     if as_json:
-        _print_json({"group_vars": imported.text, "notes": list(imported.notes)})
+        print_json({"group_vars": imported.text, "notes": list(imported.notes)})
         return
     for note in imported.notes:
         typer.echo(f"note: {note}", err=True)
@@ -383,7 +383,7 @@ def _protect(ids: list[str], protected: bool, address: str, as_json: bool) -> No
         answer = stub.SetInstanceProtection(request, timeout=TIMEOUT_SECONDS)
     word = "protected" if protected else "no longer protected"
     if as_json:
-        _print_json(to_json(answer))
+        print_json(to_json(answer))
         return
     for instance_id in dict.fromkeys(ids):
         was = "" if instance_id in answer.changed_instance_ids else "already "
@@ -417,7 +417,7 @@ def _write(path: Path, text: str, force: bool) -> None:
         raise SpecError((fault,)) from error
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=not _is_utf8()))
 
 

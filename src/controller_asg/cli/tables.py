@@ -107,6 +107,7 @@ def instances_table(instances: Sequence[pb.Instance], now: datetime) -> Table:
         notes = [
             "protected" if each.protected_from_scale_in else "",
             "outdated" if each.outdated else "",
+            *map(action_text, each.lifecycle_actions),
             each.health_reason if each.health != "Healthy" else "",
             f"EC2: {each.ec2_state}" if each.ec2_state not in ("", "running") else "",
         ]
@@ -127,6 +128,13 @@ def instances_table(instances: Sequence[pb.Instance], now: datetime) -> Table:
             )
         )
     return Table(columns, tuple(rows))
+
+
+def action_text(action: pb.LifecycleAction) -> str:
+    """`waits for save-logs since 2026-03-01 04:00:00Z, until 2026-03-01 05:00:00Z`, or how it ended."""
+    if action.lifecycle_action_result:
+        return f"{action.lifecycle_hook_name}: {action.lifecycle_action_result} ({action.ended})"
+    return f"waits for {action.lifecycle_hook_name} since {moment(action.opened_at)}, until {moment(action.until)}"
 
 
 def busy_text(lease: pb.BusyLease) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from controller_asg.engine.lifecycle_actions import LifecycleAction
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
@@ -115,3 +116,11 @@ class Controller(Protocol):
 
     async def set_instance_health(self, instance_id: str, healthy: bool, actor: str) -> bool:
         """Mark it unhealthy, so that it is replaced, or take that back. Returns whether that changed anything."""
+
+    async def complete_lifecycle_action(
+        self, meant: LifecycleAction, result: str, actor: str
+    ) -> tuple[str, str]:
+        """(instance id, hook) of the open hook that ends with `result`, CONTINUE or ABANDON."""
+
+    async def record_lifecycle_action_heartbeat(self, meant: LifecycleAction) -> tuple[str, str]:
+        """(instance id, hook) of the open hook whose heartbeat timeout counts from now."""

@@ -11,7 +11,7 @@ import structlog
 
 from controller_asg.cloud.port import Cloud
 from controller_asg.config import Settings
-from controller_asg.engine import applying
+from controller_asg.engine import applying, lifecycle_actions
 from controller_asg.engine.acting import Actor
 from controller_asg.engine.controller import (
     Applied,
@@ -20,6 +20,7 @@ from controller_asg.engine.controller import (
     GroupStatus,
     InstanceStatus,
 )
+from controller_asg.engine.lifecycle_actions import LifecycleAction
 from controller_asg.engine.members import may_speak
 from controller_asg.engine.memory import Memory
 from controller_asg.engine.reconciler import Agents, Reconciler, Shared
@@ -37,9 +38,11 @@ from controller_asg.monitor.fleet import WatchSettings
 from controller_asg.planner.schedule import next_times
 from controller_asg.planner.snapshot import (
     Bootstrapped,
+    CompleteAction,
     Order,
     Outcome,
     Protect,
+    RecordHeartbeat,
     SetDesired,
     SetHealth,
     Terminate,
@@ -609,6 +612,19 @@ class Engine:
         if changed:
             await self._order(instance.group, SetHealth(instance_id, healthy, actor))
         return changed
+
+    async def complete_lifecycle_action(
+        self, meant: LifecycleAction, result: str, actor: str
+    ) -> tuple[str, str]:
+        wanted = lifecycle_actions.checked(result)
+        instance, hook = lifecycle_actions.find(self._memory, meant)
+        await self._order(instance.group, CompleteAction(instance.instance_id, hook.token, wanted, actor))
+        return instance.instance_id, hook.name
+
+    async def record_lifecycle_action_heartbeat(self, meant: LifecycleAction) -> tuple[str, str]:
+        instance, hook = lifecycle_actions.find(self._memory, meant)
+        await self._order(instance.group, RecordHeartbeat(instance.instance_id, hook.token))
+        return instance.instance_id, hook.name
 
     async def _order(self, group: str, order: Order) -> None:
         """Put it to the group's next pass, and wait until that is journalled."""

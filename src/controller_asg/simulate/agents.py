@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from controller_asg.monitor.fleet import Fleet
-from controller_asg.monitor.session import AgentSession, SessionEnded
+from controller_asg.monitor.session import AgentSession, Pace, SessionEnded
 from controller_asg.simulate.ec2 import Machine, SimulatedEc2
 from controller_asg.simulate.virtual_time import VirtualLoop
+from controller_asg.simulate.work import Work
 
 SAMPLE_SECONDS = 1.0
 SETTLES_SECONDS = 1.0  # from the machine's boot to its agent's first sample
@@ -78,6 +79,7 @@ class SimulatedAgents:
         self._load, self._controller, self._unknown = load, controller, unknown
         self.network = Network()
         self.agents: dict[str, SimulatedAgent] = {}
+        self.work: Work | None = None  # None: they do nothing, and say nothing of it
         self._sequence = 0
 
     def agent(self, instance_id: str) -> SimulatedAgent:
@@ -113,6 +115,8 @@ class SimulatedAgents:
         """Its service is restarted: a goodbye, and it registers again."""
         agent, fleet = self.agent(instance_id), self._controller()
         agent.boots += 1
+        if self.work is not None:
+            self.work.restarted(instance_id)
         if fleet is not None and fleet.registered(instance_id) and self._reaches(instance_id):
             fleet.unregister(instance_id, requested=False)
         agent.session = None
@@ -183,17 +187,25 @@ class SimulatedAgents:
             agent.fleet, agent.session = fleet, fleet.open(speaks_for, PORT, behaviour.version, boot_id)
             if agent.listener is not None:
                 agent.listener.cancel()
-            agent.listener = self._loop.create_task(_listen(agent, agent.session), name=f"agent:{speaks_for}")
+            agent.listener = self._loop.create_task(
+                self._listen(agent, agent.session), name=f"agent:{speaks_for}"
+            )
         value = behaviour.lies if behaviour.lies is not None else self._load(machine.instance_id)
         agent.arrived_at = self._loop.time()
+        if self.work is not None and not behaviour.claims:
+            self.work.tell(machine.instance_id, agent.session)
         agent.session.sample(sequence, {"cpu_percent": value})
 
-
-async def _listen(agent: SimulatedAgent, session: AgentSession) -> None:
-    """Until the controller ends the stream; then the agent makes a new one."""
-    try:
-        while True:
-            await session.next_order()
-    except SessionEnded:
-        if agent.session is session:
-            agent.session = None
+    async def _listen(self, agent: SimulatedAgent, session: AgentSession) -> None:
+        """Until the controller ends the stream; then the agent makes a new one. What is sent into a cut is lost."""
+        instance_id = agent.machine.instance_id
+        try:
+            while True:
+                order = await session.next_order()
+                if self.work is None or isinstance(order, Pace):
+                    continue
+                if self.up(instance_id) and self.network.carries_down(instance_id):
+                    self.work.order(instance_id, order)
+        except SessionEnded:
+            if agent.session is session:
+                agent.session = None

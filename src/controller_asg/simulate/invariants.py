@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 from controller_asg.cloud.launch_call import LAUNCH_VERSION_TAG
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
-from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, LifecycleState
+from controller_asg.model.instance import (
+    LEAVING_STATES,
+    PENDING_STATES,
+    Instance,
+    Leaving,
+    LifecycleState,
+)
 from controller_asg.model.record import Change
 from controller_asg.planner.health import MASS_SILENCE_MINIMUM, MASS_SILENCE_WINDOW_SECONDS
 from controller_asg.simulate.ec2 import BAD_IMAGE, Machine
@@ -20,8 +26,17 @@ from controller_asg.simulate.world import World
 TRANSITIONS: Mapping[LifecycleState | None, frozenset[LifecycleState]] = {
     # A launch whose instances are no longer wanted when they become known.
     None: frozenset({LifecycleState.PENDING, LifecycleState.TERMINATING}),
-    LifecycleState.PENDING: frozenset({LifecycleState.IN_SERVICE, LifecycleState.TERMINATING}),
-    LifecycleState.IN_SERVICE: frozenset({LifecycleState.TERMINATING}),
+    LifecycleState.PENDING: frozenset(
+        {LifecycleState.PENDING_WAIT, LifecycleState.IN_SERVICE, LifecycleState.TERMINATING}
+    ),
+    LifecycleState.PENDING_WAIT: frozenset({LifecycleState.PENDING_PROCEED, LifecycleState.TERMINATING}),
+    LifecycleState.PENDING_PROCEED: frozenset({LifecycleState.IN_SERVICE, LifecycleState.TERMINATING}),
+    LifecycleState.IN_SERVICE: frozenset({LifecycleState.TERMINATING_WAIT, LifecycleState.TERMINATING}),
+    # Back into service: see `_leaves`.
+    LifecycleState.TERMINATING_WAIT: frozenset(
+        {LifecycleState.TERMINATING_PROCEED, LifecycleState.IN_SERVICE}
+    ),
+    LifecycleState.TERMINATING_PROCEED: frozenset(),
     LifecycleState.TERMINATING: frozenset(),
 }
 # An instance that carries our tags is on record so soon after it could be known.
@@ -32,6 +47,15 @@ AFTERMATH_SECONDS = 60.0
 MASS_SILENCE_SECONDS = 10.0
 # A lowered max_size is reached by terminations, which take a while.
 LOWERED_SECONDS = 120.0
+
+
+# A commit under way when a lease is heard has been decided without it.
+HEARD_SECONDS = 5.0
+# What is not heard for so long may be judged dead.
+SILENT_SECONDS = 2.5
+# Beyond the limits of its drain and hooks: passes, commits, and clocks that step.
+WAIT_SLACK_SECONDS = 60.0
+_WAITS = (LifecycleState.PENDING_WAIT, LifecycleState.TERMINATING_WAIT)
 
 
 def transition_names() -> set[str]:
@@ -53,6 +77,9 @@ class Invariants:
         self._bad = Counter[str]()  # instances of the bad image by group and launch version
         self._unknown_since: dict[str, float] = {}
         self._max_size: dict[str, list[tuple[float, int]]] = {}
+        # Of those in Terminating:Wait: since when, and whether a fault had silenced it then.
+        self._waits: dict[str, tuple[float, bool]] = {}
+        self._overdue: dict[str, tuple[Instance, float]] = {}  # in a wait state, and watched since
         self.broken: list[str] = []
         self._seen: set[str] = set()
         self.transitions: set[tuple[LifecycleState | None, LifecycleState | None]] = set()
@@ -126,7 +153,12 @@ class Invariants:
         by_verdict = cause.startswith(("unhealthy", "its agent did not register", "EC2 ")) and not told
         if by_verdict and self._well(machine) and not self._excused(instance_id):
             self.violate("no healthy instance is terminated as a sick one", f"{instance_id}: {cause}")
-        ordered = told or "on the word of" in cause or "asked to leave" in cause
+        ordered = (
+            told
+            or cause.startswith("lifecycle hook ")
+            or "on the word of" in cause
+            or "asked to leave" in cause
+        )
         if known is not None and known.protected_from_scale_in and not by_verdict and not ordered:
             self.violate("no protected instance is scaled in", f"{instance_id}: {cause}")
 
@@ -176,6 +208,8 @@ class Invariants:
                 self._not_in_mass_silence(change, instance.group, instance.instance_id)
             if before is not instance.state:
                 self._moved(instance.instance_id, before, instance.state)
+                if old is not None:
+                    self._leaves(old, instance)
         for instance_id in change.deleted_instances:
             old = disk.instances.get(instance_id)
             self.transitions.add((old.state if old else None, None))
@@ -205,6 +239,35 @@ class Invariants:
         self.transitions.add((before, after))
         if after not in TRANSITIONS[before]:
             self.violate("every transition is legal", f"{instance_id} {before} → {after}")
+
+    def _leaves(self, old: Instance, new: Instance) -> None:
+        """No lease of which the controller heard is broken by our own choice; only scaling in is taken back."""
+        world, instance_id = self._world, new.instance_id
+        before, after, now = old.state, new.state, world.loop.time()
+        came_back = before is LifecycleState.TERMINATING_WAIT and after is LifecycleState.IN_SERVICE
+        if came_back and (old.leaving is not Leaving.SCALE_IN or any(hook.result for hook in old.hooks)):
+            rule = "only what scales in, with no hook ended, is taken back"
+            self.violate(rule, f"{instance_id}: {old.reason}")
+        record, work = world.disk.groups.get(new.group), world.agents.work
+        if work is None or record is None or after not in LEAVING_STATES:
+            return
+        silent = not world.agents.heard(instance_id, SILENT_SECONDS) and self._excused(instance_id)
+        if after is LifecycleState.TERMINATING_WAIT:
+            self._waits[instance_id] = now, silent
+            return
+        if before is LifecycleState.TERMINATING_WAIT:
+            since, silent = self._waits[instance_id]
+        else:
+            since = now
+        by_silence = new.reason.startswith(("unhealthy: ", "EC2 ")) and "marked unhealthy" not in new.reason
+        if (
+            not (silent or by_silence)
+            and instance_id in world.ec2.running
+            and now - since < record.group.drain_timeout_seconds
+            and work.known_busy(instance_id, HEARD_SECONDS)
+        ):
+            rule = "no machine that works is terminated by our own choice"
+            self.violate(rule, f"{instance_id}: {new.reason}")
 
     def _explained(self, change: Change, name: str, before: int, after: int) -> None:
         decision = change.decision
@@ -251,7 +314,9 @@ class Invariants:
         world, now = self._world, self._world.loop.time()
         if not watching:
             self._unknown_since.clear()
+            self._overdue.clear()
             return
+        self._nobody_waits_for_ever(now)
         strangers = {
             machine.instance_id
             for machine in world.ec2.alive()
@@ -261,6 +326,20 @@ class Invariants:
         for instance_id, since in self._unknown_since.items():
             if now - since > ADOPTED_WITHIN_SECONDS:
                 self.violate("what carries our tags is adopted", f"{instance_id} is in no record")
+
+    def _nobody_waits_for_ever(self, now: float) -> None:
+        disk = self._world.disk
+        waiting = {i: one for i, one in disk.instances.items() if one.state in _WAITS}
+        self._overdue = {
+            i: self._overdue[i] if i in self._overdue and self._overdue[i][0] == one else (one, now)
+            for i, one in waiting.items()
+        }
+        for instance_id, (one, since) in self._overdue.items():
+            record = disk.groups.get(one.group)
+            drain = record.group.drain_timeout_seconds if record is not None else 0.0
+            limit = max([drain, *(hook.heartbeat_timeout_seconds for hook in one.hooks)])
+            if now - since > limit + WAIT_SLACK_SECONDS:
+                self.violate("nobody waits beyond its limits", f"{instance_id} {one.state}: {one.reason}")
 
     def unsettled(self) -> list[str]:
         """What is not as it should be in a world at rest; empty when all is."""
@@ -291,10 +370,10 @@ class Invariants:
         waiting = [
             one.instance_id
             for one in world.disk.instances.values()
-            if one.state in PENDING_STATES and one.group not in hopeless
+            if (one.state in PENDING_STATES or one.state in _WAITS) and one.group not in hopeless
         ]
         if waiting:
-            found.append(f"pending: {', '.join(waiting)}")
+            found.append(f"pending or waiting: {', '.join(waiting)}")
         found.extend(
             f"{activity.activity_id} is open: {activity.cause}"
             for activity in self._open()

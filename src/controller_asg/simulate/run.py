@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from controller_asg.model.errors import AsgError
+from controller_asg.model.instance import LifecycleState
 from controller_asg.simulate.ec2 import BAD_IMAGE, GOOD_IMAGE
 from controller_asg.simulate.faults import EXCUSING, EXCUSING_ALL, Fault, FaultKind, begin
 from controller_asg.simulate.invariants import AFTERMATH_SECONDS, Invariants
 from controller_asg.simulate.logs import captured_logs
 from controller_asg.simulate.virtual_time import START, VirtualLoop, run_virtual
+from controller_asg.simulate.work import Work
 from controller_asg.simulate.world import World
 from controller_asg.store.sql import SqlStore
 
@@ -46,6 +48,10 @@ TRACKED_SHARE = 0.25
 DEMAND_TRACKING = {"type": "demand_tracking", "full": 45, "patience_seconds": 60}
 # Worlds whose seed ends so have scheduled actions and a behavior; the others stay as planted bugs know them.
 SCHEDULED = 3
+# In those of these seeds, modulo 20, instances work, drain and have lifecycle hooks.
+LEAVING = frozenset({2, 4, 10, 15, 19})
+JOBS_A_MINUTE = 1.0  # of one idle instance
+LONGEST_JOB_SECONDS = 120.0
 # Lines of the product's log that only a bug of ours can cause.
 BUG_EVENTS = frozenset(
     {
@@ -116,6 +122,7 @@ class _Drama:
         # A chance of its own: the other worlds stay as they were.
         self._tracks = random.Random(f"{seed}:demand_tracking").random() < TRACKED_SHARE  # noqa: S311
         self._clockwork = random.Random(f"{seed}:clockwork")  # noqa: S311 - so that it moves nothing else
+        self._leaves = random.Random(f"{seed}:leaving") if seed % 20 in LEAVING else None  # noqa: S311 - as well
         self._tell, self._result, self._bugs = tell, result, bugs
         self._seed, self._size, self._chaos_seconds = seed, size, chaos_seconds
         self._scale = size / USUAL_SIZE if size else 1.0
@@ -133,6 +140,9 @@ class _Drama:
         self._world = world
         world.ec2.tell = self._tell
         world.load = self._load
+        if self._leaves is not None:
+            world.agents.work = Work(self._leaves, world.loop.time, JOBS_A_MINUTE, LONGEST_JOB_SECONDS)
+        self._calm_work(True)
         self._invariants = Invariants(world, self._excused)
         await world.start()
         supervisor = asyncio.create_task(world.supervise(self._ended), name="supervisor")
@@ -168,6 +178,7 @@ class _Drama:
 
     async def _chaos(self) -> None:
         world, chance = self._world, self._chance
+        self._calm_work(False)
         kinds = chance.sample(list(FaultKind), chance.randint(2, 7))
         ends = world.loop.time() + self._chaos_seconds
         async with asyncio.TaskGroup() as tasks:
@@ -184,6 +195,7 @@ class _Drama:
         world, invariants = self._world, self._invariants
         self._demand = 50.0 * sum(record.desired_capacity for record in world.disk.groups.values())
         self._calm = True
+        self._calm_work(True)
         self._tell("act: nothing goes wrong any more")
         try:
             await world.until(self._settled_for_long(), SETTLE_SECONDS + self._patience, every=1.0)
@@ -326,6 +338,7 @@ class _Drama:
             "behavior": self._behavior() if self._seed % 10 == SCHEDULED else {},
             "rebalance_zones": chance.random() < 0.2,
             "new_instances_protected_from_scale_in": chance.random() < 0.1,
+            **self._leaving_keys(),
             "launch": {"image": {"id": image}, "tags": {"round": str(chance.randint(1, 2))}},
         }
 
@@ -344,6 +357,31 @@ class _Drama:
             for minutes in (2, 3)
         ]
 
+    def _leaving_keys(self) -> dict[str, Any]:
+        """Hooks of both kinds, with commands that end somehow and without any, which an operator completes or not."""
+        chance = self._leaves
+        if chance is None:
+            return {}
+        hooks = [
+            {
+                "name": f"{transition}-{number}",
+                "transition": transition,
+                "heartbeat_timeout_seconds": chance.choice((5, 20, 60)),
+                # A launch that nobody completes must come to an end in quiet times.
+                "default_result": "CONTINUE"
+                if transition == "launch"
+                else chance.choice(("CONTINUE", "ABANDON")),
+                "command": chance.choice(("", "hook.sh", "hook.sh")),
+            }
+            for transition in ("launch", "terminate")
+            for number in range(chance.choice((0, 0, 1, 2)))
+        ]
+        return {
+            "lifecycle_hooks": hooks,
+            "drain": chance.random() < 0.5,
+            "drain_timeout_seconds": chance.choice((0, 20, 60, 300)),
+        }
+
     def _behavior(self) -> dict[str, Any]:
         clockwork = self._clockwork
         return {
@@ -353,6 +391,19 @@ class _Drama:
             }
             for way in ("scale_out", "scale_in")
         }
+
+    def _calm_work(self, calm: bool) -> None:
+        if self._world.agents.work is not None:
+            self._world.agents.work.calm = calm
+
+    def _give_work(self) -> None:
+        world = self._world
+        if world.agents.work is None:
+            return
+        in_service = sorted(
+            i for i, one in world.disk.instances.items() if one.state is LifecycleState.IN_SERVICE
+        )
+        world.agents.work.give(i for i in in_service if i in world.ec2.running)
 
     def _ended(self, error: BaseException | None) -> None:
         self._tell("controller: killed" if error is None else f"controller: ended with {error!r}")
@@ -374,6 +425,7 @@ class _Drama:
         while True:
             blind = any(fault.kind in blinding for fault in self._active)
             self._invariants.tick(self._world.listening() is not None and not blind)
+            self._give_work()
             await asyncio.sleep(1.0)
 
 

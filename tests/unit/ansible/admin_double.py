@@ -24,6 +24,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         self.calls: list[tuple[str, Any]] = []
         self.minutes: list[Any] = []
         self.yesterday: Any = None
+        self.actions: list[tuple[str, Any]] = []  # open lifecycle hooks, by instance
 
     def ApplyGroups(self, request: Any, context: Any) -> Any:
         self.calls.append(("ApplyGroups", request))
@@ -88,8 +89,17 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
                 lifecycle_state=state,
                 protected_from_scale_in=protected,
                 metrics={"cpu_percent": 12.5},
+                lifecycle_actions=[action for of, action in self.actions if of == instance_id],
             )
         return answer
+
+    def CompleteLifecycleAction(self, request: Any, context: Any) -> Any:
+        self.calls.append(("CompleteLifecycleAction", request))
+        return pb.CompleteLifecycleActionResponse(instance_id=request.instance_id)
+
+    def RecordLifecycleActionHeartbeat(self, request: Any, context: Any) -> Any:
+        self.calls.append(("RecordLifecycleActionHeartbeat", request))
+        return pb.RecordLifecycleActionHeartbeatResponse(instance_id=request.instance_id)
 
     def ListActivities(self, request: Any, context: Any) -> Any:
         self.calls.append(("ListActivities", request))

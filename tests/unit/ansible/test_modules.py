@@ -278,3 +278,38 @@ def test_groups_are_checked_without_a_controller(run: Run) -> None:
     assert result["failed"]
     assert result["errors"][0]["where"] == "groups.yml: asg_groups.web.max_size"
     assert run("asg_groups_check", groups={"web": WEB})["groups"] == ["web"]
+
+
+CONFIGURE = {"instance_id": "i-1", "lifecycle_hook_name": "configure"}
+
+
+def waiting(controller: AdminDouble) -> None:
+    controller.instances["i-1"] = ("web", "Pending:Wait", False)
+    hook = pb.LifecycleAction(lifecycle_hook_name="configure", lifecycle_action_token="t-1")
+    controller.actions = [("i-1", hook)]
+
+
+def test_a_lifecycle_hook_is_completed_and_check_mode_only_looks(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    waiting(controller)
+    wanted = {"address": address, "lifecycle_action_result": "CONTINUE", **CONFIGURE}
+    checked = run("asg_lifecycle_action", _check=True, **wanted)
+    assert (checked["changed"], sent(controller)) == (True, [])
+    result = run("asg_lifecycle_action", **wanted)
+    assert result["diff"] == checked["diff"]
+    assert result["diff"]["after"]["i-1 configure"]["lifecycle_action_result"] == "CONTINUE"
+    run("asg_lifecycle_action", address=address, state="heartbeat", lifecycle_action_token="t-1")
+    assert sent(controller) == ["CompleteLifecycleAction", "RecordLifecycleActionHeartbeat"]
+    assert controller.calls[0][1].actor == "ansible"
+
+
+def test_a_lifecycle_hook_that_is_not_open_fails_in_check_mode_too(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    waiting(controller)
+    wanted = {"address": address, "state": "heartbeat", "lifecycle_action_token": "t-2"}
+    for check in (True, False):
+        result = run("asg_lifecycle_action", _check=check, **wanted)
+        assert result["errors"][0]["what"] == "no such lifecycle hook is open"
+    assert sent(controller) == []

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -18,7 +19,8 @@ from controller_asg.api.message_json import to_json
 from controller_asg.api.status_codes import CODES, codes_of
 from controller_asg.model import errors
 from controller_asg.model.errors import AsgError, Fault, SpecError
-from tests.fake_controller import A, B, C, FakeController, FakeDaemon
+from controller_asg.model.instance import Leaving, LifecycleState
+from tests.fake_controller import HOOK, A, B, C, FakeController, FakeDaemon
 
 LAUNCH = {"launch": {"image": {"id": "ami-0123456789abcdef0"}}}
 SUBCLASSES = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, AsgError)]
@@ -261,6 +263,67 @@ async def test_health_answers_on_both_doors_and_says_when_it_does_not_serve(serv
     async with grpc.aio.insecure_channel(f"unix:{server.socket}") as channel:
         answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def waiting(controller: FakeController) -> None:
+    """A waits for a lifecycle hook."""
+    hooks = (HOOK, replace(HOOK, name="old", token="token-0", result="CONTINUE", ended="by bob"))
+    state = LifecycleState.TERMINATING_WAIT
+    controller.members[A] = replace(controller.members[A], state=state, leaving=Leaving.SCALE_IN, hooks=hooks)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"lifecycle_action_token": "token-1"},
+        {"instance_id": A, "lifecycle_hook_name": "save-logs"},
+        {"instance_id": A, "lifecycle_action_token": "token-1"},
+    ],
+)
+async def test_a_lifecycle_hook_is_completed_by_its_token_or_by_instance_and_name(stub, controller, named):
+    waiting(controller)
+    done = pb.CompleteLifecycleActionRequest(lifecycle_action_result="CONTINUE", actor="alice", **named)
+    answer = await stub.CompleteLifecycleAction(done)
+    assert (answer.instance_id, answer.lifecycle_hook_name) == (A, "save-logs")
+    await stub.RecordLifecycleActionHeartbeat(pb.RecordLifecycleActionHeartbeatRequest(**named))
+    assert controller.orders == [("complete", "token-1", "CONTINUE", "alice"), ("heartbeat", "token-1")]
+
+
+@pytest.mark.parametrize(
+    ("named", "code", "where"),
+    [
+        ({"instance_id": A}, grpc.StatusCode.INVALID_ARGUMENT, "lifecycle_action"),
+        ({"lifecycle_action_token": "token-0"}, grpc.StatusCode.NOT_FOUND, "lifecycle_action"),
+        ({"instance_id": A, "lifecycle_hook_name": "old"}, grpc.StatusCode.NOT_FOUND, A),
+        ({"instance_id": B, "lifecycle_action_token": "token-1"}, grpc.StatusCode.NOT_FOUND, B),
+        (
+            {"lifecycle_action_token": "token-1", "lifecycle_action_result": "DONE"},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "lifecycle_action_result",
+        ),
+    ],
+)
+async def test_a_lifecycle_hook_that_is_not_open_or_a_wrong_word_changes_nothing(
+    stub, controller, named, code, where
+):
+    waiting(controller)
+    wanted = {"lifecycle_action_result": "ABANDON", **named}
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.CompleteLifecycleAction(pb.CompleteLifecycleActionRequest(**wanted))
+    assert caught.value.code() is code
+    assert faults(caught.value)[0].where == where
+    assert controller.orders == []
+
+
+async def test_instances_tell_what_they_wait_for_and_until_when(stub, controller):
+    waiting(controller)
+    one = next(
+        i for i in (await stub.ListInstances(pb.ListInstancesRequest())).instances if i.instance_id == A
+    )
+    assert (one.lifecycle_state, one.leaving) == ("Terminating:Wait", "scale_in")
+    first, ended = one.lifecycle_actions
+    assert first.until.ToNanoseconds() - first.opened_at.ToNanoseconds() == 60 * 10**9
+    assert (ended.lifecycle_action_result, ended.ended) == ("CONTINUE", "by bob")
 
 
 async def test_reflection_names_the_service(channel):

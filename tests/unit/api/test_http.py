@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from controller_asg.api.http import bind_http, build_http_app, http_server, read_token
 from controller_asg.model.errors import SpecError, StoreError, ThrottledError
 from controller_asg.model.instance import Lease
-from tests.fake_controller import NOW, A, B, C, FakeController
+from tests.fake_controller import HOOK, NOW, A, B, C, FakeController
 
 TOKEN = "0123456789abcdef0123"
 
@@ -407,3 +408,18 @@ def test_a_token_is_read_without_its_line_end(tmp_path):
     assert read_token(path) == TOKEN.encode()
     with pytest.raises(SpecError):
         read_token(tmp_path / "missing")
+
+
+async def test_a_lifecycle_hook_is_completed_and_its_heartbeat_recorded(client, served):
+    member = served.controller.members[A]
+    served.controller.members[A] = replace(member, hooks=(HOOK,))
+    named = {"instance_id": A, "lifecycle_hook_name": "save-logs"}
+    path = "/v1/lifecycle-actions"
+    answer = await client.post(f"{path}/complete", json={**named, "lifecycle_action_result": "ABANDON"})
+    assert answer.json() == {**named, "result": "ABANDON"}
+    assert (await client.post(f"{path}/heartbeat", json=named)).json() == named
+    assert [order[0] for order in served.controller.orders] == ["complete", "heartbeat"]
+    for wrong, where in (({"token": "x"}, "token"), ({"instance_id": 1}, "body"), ({}, "lifecycle_action")):
+        answer = await client.post(f"{path}/heartbeat", json=wrong)
+        assert (answer.status_code, answer.json()["errors"][0]["where"]) == (400, where)
+    assert len(served.controller.orders) == 2

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from controller_asg.api.admin_service import build_admin_server
 from controller_asg.model.errors import Fault, SpecError, StoreError
 from controller_asg.model.instance import Lease
-from tests.fake_controller import METRIC_MISSING, A, B, C, FakeController, FakeDaemon
+from tests.fake_controller import HOOK, METRIC_MISSING, A, B, C, FakeController, FakeDaemon
 
 pytestmark = pytest.mark.process
 
@@ -227,6 +227,20 @@ async def test_set_health_marks_an_instance_and_says_whether_it_was_marked_alrea
     assert [order[:3] for order in controller.orders] == [("health", A, False), ("health", A, True)]
     unknown = await command("set-health", "i-0ffffffffffffffff", "unhealthy")
     assert (unknown.code, "no instance of ours" in unknown.err) == (2, True)
+
+
+async def test_a_lifecycle_hook_is_shown_completed_and_kept_open(command, controller):
+    controller.members[A] = replace(controller.members[A], hooks=(HOOK,))
+    shown = (await command("instances", "web")).out
+    assert "waits for save-logs since 2028-02-28 12:00:00Z, until 2028-02-28 12:01:00Z" in shown
+    named = ("--instance-id", A, "--lifecycle-hook-name", "save-logs")
+    shown = await command("complete-lifecycle-action", "--lifecycle-action-result", "CONTINUE", *named)
+    assert shown.lines == [f"{A}: save-logs is completed with CONTINUE"]
+    shown = await command("record-lifecycle-action-heartbeat", "--lifecycle-action-token", "token-1")
+    assert shown.lines == [f"{A}: save-logs has its whole timeout again"]
+    assert [order[0] for order in controller.orders] == ["complete", "heartbeat"]
+    shown = await command("record-lifecycle-action-heartbeat", "--lifecycle-action-token", "token-2")
+    assert (shown.code, "no lifecycle hook token-2 is open" in shown.err) == (2, True)
 
 
 async def test_doctor_says_that_all_is_well_or_what_to_do(command, controller, daemon):

@@ -675,6 +675,8 @@ class Instance(_message.Message):
     EC2_STATE_FIELD_NUMBER: _builtins.int
     ACTIVITY_ID_FIELD_NUMBER: _builtins.int
     BUSY_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_ACTIONS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     group: _builtins.str
     lifecycle_state: _builtins.str
@@ -692,6 +694,8 @@ class Instance(_message.Message):
     """Seconds since the agent was last heard; absent when never."""
     ec2_state: _builtins.str
     activity_id: _builtins.str
+    leaving: _builtins.str
+    """For what it leaves: scale_in, unhealthy, order or replaced. Empty: it stays."""
     @_builtins.property
     def launched_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -703,6 +707,10 @@ class Instance(_message.Message):
     @_builtins.property
     def busy(self) -> _containers.RepeatedCompositeFieldContainer[Global___BusyLease]:
         """What its agent says that it works on. Empty: nothing, or it has not told this controller process."""
+
+    @_builtins.property
+    def lifecycle_actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___LifecycleAction]:
+        """What it waits for in Pending:Wait or Terminating:Wait, and what of that has ended."""
 
     def __init__(
         self,
@@ -725,10 +733,12 @@ class Instance(_message.Message):
         ec2_state: _builtins.str = ...,
         activity_id: _builtins.str = ...,
         busy: _abc.Iterable[Global___BusyLease] | None = ...,
+        leaving: _builtins.str = ...,
+        lifecycle_actions: _abc.Iterable[Global___LifecycleAction] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "in_service_at", b"in_service_at", "launched_at", b"launched_at", "silent_seconds", b"silent_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "activity_id", b"activity_id", "busy", b"busy", "ec2_state", b"ec2_state", "group", b"group", "health", b"health", "health_reason", b"health_reason", "in_service_at", b"in_service_at", "instance_id", b"instance_id", "instance_type", b"instance_type", "launch_version", b"launch_version", "launched_at", b"launched_at", "lifecycle_state", b"lifecycle_state", "metrics", b"metrics", "outdated", b"outdated", "private_ip", b"private_ip", "protected_from_scale_in", b"protected_from_scale_in", "silent_seconds", b"silent_seconds", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "activity_id", b"activity_id", "busy", b"busy", "ec2_state", b"ec2_state", "group", b"group", "health", b"health", "health_reason", b"health_reason", "in_service_at", b"in_service_at", "instance_id", b"instance_id", "instance_type", b"instance_type", "launch_version", b"launch_version", "launched_at", b"launched_at", "leaving", b"leaving", "lifecycle_actions", b"lifecycle_actions", "lifecycle_state", b"lifecycle_state", "metrics", b"metrics", "outdated", b"outdated", "private_ip", b"private_ip", "protected_from_scale_in", b"protected_from_scale_in", "silent_seconds", b"silent_seconds", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__silent_seconds: _TypeAlias = _typing.Literal["silent_seconds"]  # noqa: Y015
     _WhichOneofArgType__silent_seconds: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds"]  # noqa: Y015
@@ -1448,3 +1458,161 @@ class BusyLease(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BusyLease: _TypeAlias = BusyLease  # noqa: Y015
+
+@_typing.final
+class LifecycleAction(_message.Message):
+    """A lifecycle hook that was opened on an instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIFECYCLE_HOOK_NAME_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_ACTION_TOKEN_FIELD_NUMBER: _builtins.int
+    TRANSITION_FIELD_NUMBER: _builtins.int
+    OPENED_AT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_ACTION_RESULT_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_METADATA_FIELD_NUMBER: _builtins.int
+    lifecycle_hook_name: _builtins.str
+    lifecycle_action_token: _builtins.str
+    transition: _builtins.str
+    """launch or terminate."""
+    lifecycle_action_result: _builtins.str
+    """CONTINUE or ABANDON; empty while it is open."""
+    ended: _builtins.str
+    """By what it ended: "exit code 0", "by alice". Empty while it is open."""
+    command: _builtins.str
+    """The file that the agent runs. Empty: somebody else completes it."""
+    notification_metadata: _builtins.str
+    @_builtins.property
+    def opened_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When its default result counts, unless its heartbeat is recorded before."""
+
+    def __init__(
+        self,
+        *,
+        lifecycle_hook_name: _builtins.str = ...,
+        lifecycle_action_token: _builtins.str = ...,
+        transition: _builtins.str = ...,
+        opened_at: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        lifecycle_action_result: _builtins.str = ...,
+        ended: _builtins.str = ...,
+        command: _builtins.str = ...,
+        notification_metadata: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["opened_at", b"opened_at", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "ended", b"ended", "lifecycle_action_result", b"lifecycle_action_result", "lifecycle_action_token", b"lifecycle_action_token", "lifecycle_hook_name", b"lifecycle_hook_name", "notification_metadata", b"notification_metadata", "opened_at", b"opened_at", "transition", b"transition", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LifecycleAction: _TypeAlias = LifecycleAction  # noqa: Y015
+
+@_typing.final
+class CompleteLifecycleActionRequest(_message.Message):
+    """The hook by its token, or by instance and name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_HOOK_NAME_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_ACTION_TOKEN_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_ACTION_RESULT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    lifecycle_hook_name: _builtins.str
+    lifecycle_action_token: _builtins.str
+    lifecycle_action_result: _builtins.str
+    """CONTINUE or ABANDON."""
+    actor: _builtins.str
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        lifecycle_hook_name: _builtins.str = ...,
+        lifecycle_action_token: _builtins.str = ...,
+        lifecycle_action_result: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "instance_id", b"instance_id", "lifecycle_action_result", b"lifecycle_action_result", "lifecycle_action_token", b"lifecycle_action_token", "lifecycle_hook_name", b"lifecycle_hook_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteLifecycleActionRequest: _TypeAlias = CompleteLifecycleActionRequest  # noqa: Y015
+
+@_typing.final
+class CompleteLifecycleActionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_HOOK_NAME_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    lifecycle_hook_name: _builtins.str
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        lifecycle_hook_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "lifecycle_hook_name", b"lifecycle_hook_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteLifecycleActionResponse: _TypeAlias = CompleteLifecycleActionResponse  # noqa: Y015
+
+@_typing.final
+class RecordLifecycleActionHeartbeatRequest(_message.Message):
+    """The hook by its token, or by instance and name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_HOOK_NAME_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_ACTION_TOKEN_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    lifecycle_hook_name: _builtins.str
+    lifecycle_action_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        lifecycle_hook_name: _builtins.str = ...,
+        lifecycle_action_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "lifecycle_action_token", b"lifecycle_action_token", "lifecycle_hook_name", b"lifecycle_hook_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordLifecycleActionHeartbeatRequest: _TypeAlias = RecordLifecycleActionHeartbeatRequest  # noqa: Y015
+
+@_typing.final
+class RecordLifecycleActionHeartbeatResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_HOOK_NAME_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    lifecycle_hook_name: _builtins.str
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        lifecycle_hook_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "lifecycle_hook_name", b"lifecycle_hook_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordLifecycleActionHeartbeatResponse: _TypeAlias = RecordLifecycleActionHeartbeatResponse  # noqa: Y015

@@ -101,6 +101,16 @@ class AdminServiceStub:
                 request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.SetInstanceHealthRequest.SerializeToString,
                 response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.SetInstanceHealthResponse.FromString,
                 _registered_method=True)
+        self.CompleteLifecycleAction = channel.unary_unary(
+                '/asg.admin.v1.AdminService/CompleteLifecycleAction',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.CompleteLifecycleActionRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.CompleteLifecycleActionResponse.FromString,
+                _registered_method=True)
+        self.RecordLifecycleActionHeartbeat = channel.unary_unary(
+                '/asg.admin.v1.AdminService/RecordLifecycleActionHeartbeat',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.RecordLifecycleActionHeartbeatRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.RecordLifecycleActionHeartbeatResponse.FromString,
+                _registered_method=True)
         self.Diagnose = channel.unary_unary(
                 '/asg.admin.v1.AdminService/Diagnose',
                 request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.DiagnoseRequest.SerializeToString,
@@ -204,6 +214,20 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompleteLifecycleAction(self, request, context):
+        """Lets an instance go on that waits for a lifecycle hook. NOT_FOUND when no such hook is open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordLifecycleActionHeartbeat(self, request, context):
+        """The hook's heartbeat timeout counts from now. NOT_FOUND when no such hook is open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Diagnose(self, request, context):
         """What an operator should look at: strays, calls that don't end, conditions of groups, faults of EC2, store, settings.
         """
@@ -285,6 +309,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SetInstanceHealth,
                     request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.SetInstanceHealthRequest.FromString,
                     response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.SetInstanceHealthResponse.SerializeToString,
+            ),
+            'CompleteLifecycleAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteLifecycleAction,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.CompleteLifecycleActionRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.CompleteLifecycleActionResponse.SerializeToString,
+            ),
+            'RecordLifecycleActionHeartbeat': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordLifecycleActionHeartbeat,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.RecordLifecycleActionHeartbeatRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.RecordLifecycleActionHeartbeatResponse.SerializeToString,
             ),
             'Diagnose': grpc.unary_unary_rpc_method_handler(
                     servicer.Diagnose,
@@ -650,6 +684,60 @@ class AdminService:
             '/asg.admin.v1.AdminService/SetInstanceHealth',
             asg_dot_admin_dot_v1_dot_admin__pb2.SetInstanceHealthRequest.SerializeToString,
             asg_dot_admin_dot_v1_dot_admin__pb2.SetInstanceHealthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteLifecycleAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/CompleteLifecycleAction',
+            asg_dot_admin_dot_v1_dot_admin__pb2.CompleteLifecycleActionRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.CompleteLifecycleActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordLifecycleActionHeartbeat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/RecordLifecycleActionHeartbeat',
+            asg_dot_admin_dot_v1_dot_admin__pb2.RecordLifecycleActionHeartbeatRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.RecordLifecycleActionHeartbeatResponse.FromString,
             options,
             channel_credentials,
             insecure,

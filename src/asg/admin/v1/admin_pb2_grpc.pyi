@@ -57,6 +57,10 @@ class AdminServiceStub:
     """Marks an instance unhealthy, so that it is replaced after its grace period, or takes the mark back. NOT_FOUND for an
     instance of no group of ours, FAILED_PRECONDITION for one on its way out.
     """
+    CompleteLifecycleAction: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CompleteLifecycleActionRequest, _admin_pb2.CompleteLifecycleActionResponse]
+    """Lets an instance go on that waits for a lifecycle hook. NOT_FOUND when no such hook is open."""
+    RecordLifecycleActionHeartbeat: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RecordLifecycleActionHeartbeatRequest, _admin_pb2.RecordLifecycleActionHeartbeatResponse]
+    """The hook's heartbeat timeout counts from now. NOT_FOUND when no such hook is open."""
     Diagnose: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DiagnoseRequest, _admin_pb2.DiagnoseResponse]
     """What an operator should look at: strays, calls that don't end, conditions of groups, faults of EC2, store, settings."""
     Reload: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]
@@ -91,6 +95,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Marks an instance unhealthy, so that it is replaced after its grace period, or takes the mark back. NOT_FOUND for an
     instance of no group of ours, FAILED_PRECONDITION for one on its way out.
     """
+    CompleteLifecycleAction: _aio.UnaryUnaryMultiCallable[_admin_pb2.CompleteLifecycleActionRequest, _admin_pb2.CompleteLifecycleActionResponse]  # type: ignore[assignment]
+    """Lets an instance go on that waits for a lifecycle hook. NOT_FOUND when no such hook is open."""
+    RecordLifecycleActionHeartbeat: _aio.UnaryUnaryMultiCallable[_admin_pb2.RecordLifecycleActionHeartbeatRequest, _admin_pb2.RecordLifecycleActionHeartbeatResponse]  # type: ignore[assignment]
+    """The hook's heartbeat timeout counts from now. NOT_FOUND when no such hook is open."""
     Diagnose: _aio.UnaryUnaryMultiCallable[_admin_pb2.DiagnoseRequest, _admin_pb2.DiagnoseResponse]  # type: ignore[assignment]
     """What an operator should look at: strays, calls that don't end, conditions of groups, faults of EC2, store, settings."""
     Reload: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]  # type: ignore[assignment]
@@ -200,6 +208,22 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Marks an instance unhealthy, so that it is replaced after its grace period, or takes the mark back. NOT_FOUND for an
         instance of no group of ours, FAILED_PRECONDITION for one on its way out.
         """
+
+    @_abc_1.abstractmethod
+    def CompleteLifecycleAction(
+        self,
+        request: _admin_pb2.CompleteLifecycleActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CompleteLifecycleActionResponse, _abc.Awaitable[_admin_pb2.CompleteLifecycleActionResponse]]:
+        """Lets an instance go on that waits for a lifecycle hook. NOT_FOUND when no such hook is open."""
+
+    @_abc_1.abstractmethod
+    def RecordLifecycleActionHeartbeat(
+        self,
+        request: _admin_pb2.RecordLifecycleActionHeartbeatRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RecordLifecycleActionHeartbeatResponse, _abc.Awaitable[_admin_pb2.RecordLifecycleActionHeartbeatResponse]]:
+        """The hook's heartbeat timeout counts from now. NOT_FOUND when no such hook is open."""
 
     @_abc_1.abstractmethod
     def Diagnose(
