@@ -206,6 +206,8 @@ class SimulatedAgents:
                     continue
                 if self.up(instance_id) and self.network.carries_down(instance_id):
                     self.work.order(instance_id, order)
+                else:
+                    self.work.lost.add(instance_id)
         except SessionEnded:
             if agent.session is session:
                 agent.session = None

@@ -365,6 +365,9 @@ class Invariants:
                 )
             if not all(self._well(world.ec2.machines[i]) for i in serving if i in world.ec2.machines):
                 found.append(f"{name}: in service, and not well")
+            work = world.agents.work
+            if work is not None and not all(work.of(i).takes_jobs or i in work.lost for i in serving):
+                found.append(f"{name}: in service, and drained")
             if any(world.disk.instances[i].marked_unhealthy for i in serving):
                 found.append(f"{name}: in service, and marked unhealthy")
         waiting = [

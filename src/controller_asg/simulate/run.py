@@ -18,6 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from controller_asg.engine.lifecycle_actions import LifecycleAction
 from controller_asg.model.errors import AsgError
 from controller_asg.model.instance import LifecycleState
 from controller_asg.simulate.ec2 import BAD_IMAGE, GOOD_IMAGE
@@ -281,6 +282,7 @@ class _Drama:
         low, high = record.min_size, record.max_size
         try:
             async with asyncio.timeout(20):
+                await self._answer_hook()
                 match chance.randrange(8):
                     case 0 | 1:
                         self._demand = chance.uniform(20, 700) * self._scale
@@ -311,6 +313,23 @@ class _Drama:
             self._tell(f"operator: refused: {error}")
         except Exception as error:
             self._invariants.violate("an order is carried out or refused", repr(error))
+
+    async def _answer_hook(self) -> None:
+        """Somebody completes an open lifecycle hook now and then, or asks for more time."""
+        world, chance = self._world, self._leaves
+        hooks = sorted(
+            hook.token for one in world.disk.instances.values() for hook in one.hooks if not hook.result
+        )
+        if chance is None or not hooks:
+            return
+        meant = LifecycleAction(token=chance.choice(hooks))
+        if chance.random() < 0.5:
+            self._tell(f"operator: heartbeat of {meant.token}")
+            await world.ask(world.engine.record_lifecycle_action_heartbeat(meant))
+        else:
+            result = chance.choice(("CONTINUE", "CONTINUE", "ABANDON"))
+            self._tell(f"operator: {result} {meant.token}")
+            await world.ask(world.engine.complete_lifecycle_action(meant, result, "operator"))
 
     def _document(self, may_be_bad: bool = False) -> dict[str, Any]:
         chance = self._chance

@@ -1,7 +1,7 @@
 """What instances work on: jobs that hold leases, drain commands and lifecycle hooks, as their agents tell of them.
 
-It is the truth about jobs: `interrupted` are those that were running when their machine was terminated. An agent tells
-what is new once a second, with its sample, and everything again to a controller that does not know it yet.
+It is the truth about jobs. An agent tells what is new once a second, with its sample, and everything again to a
+controller that does not know it yet.
 """
 
 import random
@@ -47,17 +47,23 @@ class Machine:
 
 
 class Work:
-    """`now` is the loop's time. Without `calm` jobs begin at random, and commands fail and hang."""
+    """`now` is the loop's time. Without `calm` jobs begin at random, and commands fail and hang.
+
+    `interrupted` counts the jobs that ran on machines when `terminated` told their end.
+    """
 
     def __init__(
-        self, chance: random.Random, now: Callable[[], float], jobs_a_minute: float, longest_seconds: float
+        self,
+        chance: random.Random,
+        now: Callable[[], float],
+        jobs_a_minute: float = 0.0,
+        longest_seconds: float = 0.0,
     ) -> None:
         self._chance, self._now = chance, now
         self._ratio, self._longest_seconds = jobs_a_minute / 60, longest_seconds
         self._machines: dict[str, Machine] = {}
         self.calm = False
-        self.begun = 0
-        self.ended = 0
+        self.lost: set[str] = set()  # an order to them was lost
         self.interrupted = 0
 
     def of(self, instance_id: str) -> Machine:
@@ -65,7 +71,6 @@ class Work:
 
     def running(self, instance_id: str) -> list[Job]:
         machine, now = self.of(instance_id), self._now()
-        self.ended += sum(job.ends_at <= now for job in machine.jobs)
         machine.jobs = [job for job in machine.jobs if job.ends_at > now]
         return machine.jobs
 
@@ -80,11 +85,11 @@ class Work:
             machine = self.of(instance_id)
             idle = machine.takes_jobs and not self.running(instance_id)
             if idle and not self.calm and self._chance.random() < self._ratio:
-                self.begin_job(instance_id, self._chance.uniform(2, self._longest_seconds))
+                protects = self._chance.random() < 0.1
+                self.begin_job(instance_id, self._chance.uniform(2, self._longest_seconds), protects)
 
-    def begin_job(self, instance_id: str, seconds: float) -> None:
-        self.of(instance_id).jobs.append(Job(self._now() + seconds, protects=self._chance.random() < 0.1))
-        self.begun += 1
+    def begin_job(self, instance_id: str, seconds: float, protects: bool = False) -> None:
+        self.of(instance_id).jobs.append(Job(self._now() + seconds, protects=protects))
 
     def terminated(self, instance_id: str) -> None:
         self.interrupted += len(self.running(instance_id))
