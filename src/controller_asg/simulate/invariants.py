@@ -26,11 +26,19 @@ from controller_asg.simulate.world import World
 TRANSITIONS: Mapping[LifecycleState | None, frozenset[LifecycleState]] = {
     # A launch whose instances are no longer wanted when they become known.
     None: frozenset({LifecycleState.PENDING, LifecycleState.TERMINATING}),
+    # One that comes into service may be sent away by the same pass.
     LifecycleState.PENDING: frozenset(
-        {LifecycleState.PENDING_WAIT, LifecycleState.IN_SERVICE, LifecycleState.TERMINATING}
+        {
+            LifecycleState.PENDING_WAIT,
+            LifecycleState.IN_SERVICE,
+            LifecycleState.TERMINATING_WAIT,
+            LifecycleState.TERMINATING,
+        }
     ),
     LifecycleState.PENDING_WAIT: frozenset({LifecycleState.PENDING_PROCEED, LifecycleState.TERMINATING}),
-    LifecycleState.PENDING_PROCEED: frozenset({LifecycleState.IN_SERVICE, LifecycleState.TERMINATING}),
+    LifecycleState.PENDING_PROCEED: frozenset(
+        {LifecycleState.IN_SERVICE, LifecycleState.TERMINATING_WAIT, LifecycleState.TERMINATING}
+    ),
     LifecycleState.IN_SERVICE: frozenset({LifecycleState.TERMINATING_WAIT, LifecycleState.TERMINATING}),
     # Back into service: see `_leaves`.
     LifecycleState.TERMINATING_WAIT: frozenset(
