@@ -63,6 +63,8 @@ HEARD_SECONDS = 5.0
 SILENT_SECONDS = 2.5
 # Beyond the limits of its drain and hooks: passes, commits, and clocks that step.
 WAIT_SLACK_SECONDS = 60.0
+# Between two ticks; longer, and the whole process has stood still.
+STALL_SECONDS = 5.0
 _WAITS = (LifecycleState.PENDING_WAIT, LifecycleState.TERMINATING_WAIT)
 
 
@@ -87,6 +89,7 @@ class Invariants:
         self._max_size: dict[str, list[tuple[float, int]]] = {}
         # Of those in Terminating:Wait: since when, and whether a fault had silenced it then.
         self._waits: dict[str, tuple[float, bool]] = {}
+        self._ticked_at = 0.0
         self._overdue: dict[str, tuple[Instance, float]] = {}  # in a wait state, and watched since
         self.broken: list[str] = []
         self._seen: set[str] = set()
@@ -317,13 +320,19 @@ class Invariants:
 
     # What the clock brings
 
-    def tick(self, watching: bool) -> None:
-        """Once a virtual second. `watching`: controller, store, EC2's Describe and their network are well."""
+    def tick(self, watching: bool, steady: bool = True) -> None:
+        """Once a virtual second. `watching`: controller, store, EC2's Describe and their network are well.
+
+        `steady`: so is the controller's clock, so that what it brings comes in time.
+        """
         world, now = self._world, self._world.loop.time()
         if not watching:
             self._unknown_since.clear()
             self._overdue.clear()
             return
+        if not steady or now - self._ticked_at > STALL_SECONDS:
+            self._overdue.clear()
+        self._ticked_at = now
         self._nobody_waits_for_ever(now)
         strangers = {
             machine.instance_id

@@ -441,9 +441,11 @@ class _Drama:
             FaultKind.STORE_SLOW,
             FaultKind.LONG_DOWN,
         }
+        stepping = {FaultKind.CLOCK_FORWARD, FaultKind.CLOCK_BACKWARD}
         while True:
             blind = any(fault.kind in blinding for fault in self._active)
-            self._invariants.tick(self._world.listening() is not None and not blind)
+            steady = not any(fault.kind in stepping for fault in self._active)
+            self._invariants.tick(self._world.listening() is not None and not blind, steady)
             self._give_work()
             await asyncio.sleep(1.0)
 
