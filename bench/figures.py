@@ -22,6 +22,7 @@ from bench import (
     dead_to_verdict,
     demo_seconds,
     jobs,
+    jobs_lab,
     kill9,
     plan_pass,
     process_cost,
@@ -54,6 +55,7 @@ REGISTRY = (
     process_cost.CONTROLLER,
     kill9.MEASUREMENT,
     cut_network.MEASUREMENT,
+    jobs_lab.MEASUREMENT,
     demo_seconds.MEASUREMENT,
 )
 

@@ -37,6 +37,8 @@ class Sizes:
         1.5, "kill9: the kill comes at a random moment within so long of the step"
     )
     settle_seconds: float = size(90.0, "kill9: a round that takes longer is unsettled")
+    lab_jobs: int = size(40, "jobs_interrupted_lab: jobs in all")
+    lab_job_longest_seconds: float = size(20.0, "jobs_interrupted_lab: each takes up to so long")
     cut_seconds: float = size(120.0, "silence_replacements: how long the controller's network is cut")
     simulated_worlds: int = size(2_000, "simulate_*: worlds, from the seed on")
     instances: int = size(10_000, "plan_10000: instances of the group")
