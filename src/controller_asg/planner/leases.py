@@ -20,4 +20,6 @@ def protected(member: Member) -> bool:
     if member.instance.protected_from_scale_in:
         return True
     agent = member.agent
-    return agent is not None and any(lease.protect_from_scale_in for lease in agent.leases or ())
+    if agent is None or not agent.leases:
+        return False
+    return any(lease.protect_from_scale_in for lease in agent.leases)

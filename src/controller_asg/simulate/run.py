@@ -174,7 +174,11 @@ class _Drama:
         self._demand = chance.uniform(60, 400) * self._scale
         await self._world.apply(**self._documents)
         settled_in = SET_UP_SECONDS + self._patience
-        await self._world.until(lambda: not self._invariants.unsettled(), settled_in, every=1.0)
+        try:
+            await self._world.until(lambda: not self._invariants.unsettled(), settled_in, every=1.0)
+        except TimeoutError:
+            for what in self._invariants.unsettled():
+                self._invariants.violate(f"it settles at first: {what.partition(':')[0]}", what)
         self._tell(f"act: {len(self._documents)} groups in service, now chaos")
 
     async def _chaos(self) -> None:

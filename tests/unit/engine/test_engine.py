@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from controller_asg.engine.lifecycle_actions import LifecycleAction
 from controller_asg.model.activity import ActivityStatus
 from controller_asg.model.errors import (
     CloudError,
@@ -264,6 +265,42 @@ def test_a_deleted_group_takes_its_instances_with_it() -> None:
             lambda: all(a.status is not ActivityStatus.IN_PROGRESS for a in world.disk.activities.values()),
             30,
         )
+
+    play(scene)
+
+
+SAVE_LOGS = {"name": "save-logs", "transition": "terminate", "heartbeat_timeout_seconds": 600}
+
+
+def test_who_waits_for_a_hook_goes_with_a_group_deleted_by_force_and_keeps_it_otherwise() -> None:
+    async def scene(world: World) -> None:
+        await world.apply(web={**WEB, "min_size": 0, "lifecycle_hooks": [SAVE_LOGS]})
+        await world.engine.set_desired_capacity("web", 0, "test")
+        await world.until(lambda: not world.in_service(), 10)
+        await world.clock.sleep(60)
+        assert len(world.alive()) == 2
+        with pytest.raises(ConflictError, match="2 instances"):
+            await world.engine.delete_group("web", force=False, validate_only=False)
+        assert await world.engine.delete_group("web", force=True, validate_only=False)
+        await world.until(lambda: not world.ec2.alive(), 30)
+
+    play(scene)
+
+
+def test_a_hook_outlives_the_controller_and_its_completion_ends_the_wait() -> None:
+    async def scene(world: World) -> None:
+        await world.apply(web={**WEB, "min_size": 0, "lifecycle_hooks": [SAVE_LOGS]})
+        await world.engine.set_desired_capacity("web", 1, "test")
+        await world.until(lambda: len(world.in_service()) == 1, 10)
+        await world.crash()
+        await world.start()
+        (waiting,) = [i for i in world.disk.instances.values() if i.hooks]
+        meant = LifecycleAction(token=waiting.hooks[0].token)
+        named = await world.engine.complete_lifecycle_action(meant, "CONTINUE", "test")
+        assert named == (waiting.instance_id, "save-logs")
+        await world.until(lambda: waiting.instance_id not in world.alive(), 30)
+        with pytest.raises(NotFoundError, match="is open"):
+            await world.engine.complete_lifecycle_action(meant, "CONTINUE", "test")
 
     play(scene)
 

@@ -2,7 +2,7 @@
 
 from hand_driven import World, member
 
-from controller_asg.model.agent_order import Resume, RunHook
+from controller_asg.model.agent_order import Drain, Resume, RunHook
 from controller_asg.model.instance import CommandEnd, Lease
 from controller_asg.monitor.agent import MAX_HOOKS
 
@@ -109,3 +109,16 @@ async def test_one_that_is_expected_again_after_it_was_forgotten_has_told_nothin
     world.fleet.expect([])
     world.fleet.expect([member(A)])
     assert world.of(A).leases is None
+
+
+async def test_a_drain_that_runs_is_told_apart_from_one_nobody_heard_of_until_the_next_order() -> None:
+    world = World()
+    session = world.join(A)
+    world.fleet.send(A, Drain(60.0, "scale in"))
+    assert not world.of(A).draining
+    session.drain_progress(finished=False, exit_code=None, output="")
+    assert world.of(A).draining
+    session.drain_progress(finished=True, exit_code=0, output="done")
+    assert (world.of(A).draining, world.of(A).drained) == (False, CommandEnd(0, "done"))
+    world.fleet.send(A, Resume("load"))
+    assert (world.of(A).draining, world.of(A).drained) == (False, None)

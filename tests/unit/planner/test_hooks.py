@@ -8,6 +8,8 @@ import pytest
 
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.agent_order import RunHook
+from controller_asg.model.document import parse_groups
+from controller_asg.model.errors import SpecError
 from controller_asg.model.instance import CommandEnd, Ec2State, Instance, LifecycleState
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.plan_pass import plan
@@ -246,3 +248,31 @@ def test_the_decision_tells_who_waits_for_what() -> None:
     assert f"open save-logs of {story.instance.instance_id}" in story.plan.decision.actions
     (said,) = [text for kind, text in story.passes().conditions if kind == "TerminatingWait"]
     assert "waits for save-logs (terminated on the word of alice)" in said
+
+
+@pytest.mark.parametrize(
+    ("hook", "fault"),
+    [
+        ({"name": "configure"}, "[1].name: configure stands twice"),
+        ({"heartbeat_timeout_seconds": 0}, "[1].heartbeat_timeout_seconds"),
+        ({"heartbeat_timeout_seconds": 7201}, "[1].heartbeat_timeout_seconds"),
+        ({"default_result": "RETRY"}, "[1].default_result"),
+        ({"transition": "launching"}, "[1].transition"),
+        ({"command": "../hook"}, "[1].command"),
+        ({"notification_metadata": "x" * 1024}, "[1].notification_metadata"),
+    ],
+)
+def test_a_wrong_hook_is_refused_with_its_place(hook: dict[str, Any], fault: str) -> None:
+    second = {**LAUNCH, "name": "second", **hook}
+    document = {"launch": {"image": {"id": "ami-0123456789abcdef0"}}, "lifecycle_hooks": [LAUNCH, second]}
+    with pytest.raises(SpecError) as caught:
+        parse_groups({"web": document})
+    (found,) = caught.value.faults
+    assert f"{found.where}: {found.what}".startswith(f"asg_groups.web.lifecycle_hooks{fault}")
+
+
+def test_more_than_fifty_hooks_are_refused_as_by_ec2() -> None:
+    hooks = [{**LAUNCH, "name": f"hook-{number}"} for number in range(51)]
+    document = {"launch": {"image": {"id": "ami-0123456789abcdef0"}}, "lifecycle_hooks": hooks}
+    with pytest.raises(SpecError, match="lifecycle_hooks"):
+        parse_groups({"web": document})
