@@ -15,6 +15,7 @@ from controller_asg.model.errors import Fault, NotFoundError, RejectedError, Spe
 from controller_asg.model.group import Group, group_to_dict, launch_version
 from controller_asg.model.instance import LEAVING_STATES, Ec2State
 from controller_asg.model.record import Change, GroupRecord
+from controller_asg.planner.launches import remembered
 from controller_asg.planner.schedule import carried
 from controller_asg.planner.snapshot import Outcome
 
@@ -73,6 +74,7 @@ def differences(
                 launch_version=version,
                 applied_at=now,
                 scheduled=carried(old, group),
+                templates=old.templates if version == old.launch_version else remembered(old),
             )
         if before == after and old is not None:
             record = old

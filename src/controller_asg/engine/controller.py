@@ -6,12 +6,14 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from controller_asg.engine.lifecycle_actions import LifecycleAction
+from controller_asg.engine.refreshing import RefreshProgress
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
 from controller_asg.model.instance import AgentView, CloudInstance, Instance
 from controller_asg.model.record import DemandMinute, GroupRecord
 from controller_asg.model.scheduled_action import ScheduledAction
+from controller_asg.planner.snapshot import RefreshAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +126,16 @@ class Controller(Protocol):
 
     async def record_lifecycle_action_heartbeat(self, meant: LifecycleAction) -> tuple[str, str]:
         """(instance id, hook) of the open hook whose heartbeat timeout counts from now."""
+
+    def instance_refresh(self, group: str) -> RefreshProgress:
+        """The last one. NotFoundError where there was none."""
+
+    async def start_instance_refresh(
+        self, group: str, preferences: Mapping[str, Any], actor: str, validate_only: bool
+    ) -> str:
+        """The new refresh's id; "" with `validate_only`. ConflictError while one is under way."""
+
+    async def change_instance_refresh(
+        self, group: str, action: RefreshAction, actor: str, validate_only: bool
+    ) -> bool:
+        """Any action but start. Returns whether that changed (or would change) anything."""

@@ -11,7 +11,7 @@ import structlog
 
 from controller_asg.cloud.port import Cloud
 from controller_asg.config import Settings
-from controller_asg.engine import applying, lifecycle_actions
+from controller_asg.engine import applying, lifecycle_actions, refreshing
 from controller_asg.engine.acting import Actor
 from controller_asg.engine.controller import (
     Applied,
@@ -24,6 +24,7 @@ from controller_asg.engine.lifecycle_actions import LifecycleAction
 from controller_asg.engine.members import may_speak
 from controller_asg.engine.memory import Memory
 from controller_asg.engine.reconciler import Agents, Reconciler, Shared
+from controller_asg.engine.refreshing import RefreshProgress
 from controller_asg.engine.view import CloudView
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.agent_order import AgentOrder
@@ -33,6 +34,7 @@ from controller_asg.model.errors import CloudError, ConflictError, Fault, Fenced
 from controller_asg.model.group import Group
 from controller_asg.model.instance import LEAVING_STATES, Instance, LifecycleState
 from controller_asg.model.record import Change, DemandMinute, State
+from controller_asg.model.refresh import parse_preferences
 from controller_asg.monitor.fleet import Member as Expected
 from controller_asg.monitor.fleet import WatchSettings
 from controller_asg.planner.schedule import next_times
@@ -43,6 +45,8 @@ from controller_asg.planner.snapshot import (
     Outcome,
     Protect,
     RecordHeartbeat,
+    RefreshAction,
+    RefreshOrder,
     SetDesired,
     SetHealth,
     Terminate,
@@ -625,6 +629,30 @@ class Engine:
         instance, hook = lifecycle_actions.find(self._memory, meant)
         await self._order(instance.group, RecordHeartbeat(instance.instance_id, hook.token))
         return instance.instance_id, hook.name
+
+    def instance_refresh(self, group: str) -> RefreshProgress:
+        record = self._memory.record(group)
+        return refreshing.progress(record, self._memory.by_group[group].values(), self._clock.now())
+
+    async def start_instance_refresh(
+        self, group: str, preferences: Mapping[str, Any], actor: str, validate_only: bool
+    ) -> str:
+        record = self._memory.record(group)
+        whole = parse_preferences(preferences, record.group)
+        refreshing.check_start(record)
+        if validate_only:
+            return ""
+        refresh_id = self._new_id()
+        await self._order(group, RefreshOrder("start", actor, refresh_id, whole))
+        return refresh_id
+
+    async def change_instance_refresh(
+        self, group: str, action: RefreshAction, actor: str, validate_only: bool
+    ) -> bool:
+        changed = refreshing.changes(self._memory.record(group), action)
+        if changed and not validate_only:
+            await self._order(group, RefreshOrder(action, actor))
+        return changed
 
     async def _order(self, group: str, order: Order) -> None:
         """Put it to the group's next pass, and wait until that is journalled."""

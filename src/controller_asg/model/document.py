@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from controller_asg.model.errors import Fault, SpecError
 from controller_asg.model.expression import ExpressionError, parse
 from controller_asg.model.faults import faults_of, near_name, shown
-from controller_asg.model.group import Group
+from controller_asg.model.group import Group, healthy_range
 from controller_asg.model.metric import metric_fault
 from controller_asg.model.scaling_policy import Policy, StepScaling, TargetTracking, Thresholds
 from controller_asg.model.scheduled_action import ScheduledAction, cron_fault
@@ -118,6 +118,8 @@ def _contradictions(group: Group, source: str) -> Iterator[Fault]:
             yield fault(
                 f"policies[{index}].name", f"{policy.name} stands twice", "give each policy a name of its own"
             )
+    for key, what, mend in _of_replacing(group):
+        yield fault(key, what, mend)
     for way in ("scale_out", "scale_in"):
         for index, rate in enumerate(getattr(group.behavior, way).rates):
             if (rate.count is None) == (rate.percent is None):
@@ -157,6 +159,24 @@ def _contradictions(group: Group, source: str) -> Iterator[Fault]:
             yield fault(
                 f"launch.disks[{index}].device", f"{device} stands twice", "give each disk its own device"
             )
+
+
+def _of_replacing(group: Group) -> Iterator[tuple[str, str, str]]:
+    """(key, what, mend) of what terminates and replaces."""
+    low, high = healthy_range(group)
+    if high - low > 100:
+        what = f"{high} is more than 100 above min_healthy_percentage {low}"
+        yield "instance_maintenance_policy.max_healthy_percentage", what, f"write {low + 100} or less"
+    lifetime = group.max_instance_lifetime_seconds
+    if 0 < lifetime < 86_400:
+        what = f"{lifetime} is less than a day"
+        yield "max_instance_lifetime_seconds", what, "write 86400 or more, or 0 for no limit"
+    if "Default" in group.termination_policies[:-1]:
+        yield (
+            "termination_policies",
+            "has something behind Default",
+            "write Default as the last, or not at all",
+        )
 
 
 def _of_metrics(policy: Policy) -> Iterator[tuple[str, str, str]]:

@@ -21,6 +21,16 @@ Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
 # Who puts the agent on a new instance: its image, or the controller, which runs the role on it over ssh.
 Bootstrap = Literal["image", "role"]
 
+TerminationPolicy = Literal[
+    "Default",
+    "OldestInstance",
+    "NewestInstance",
+    "OldestLaunchTemplate",
+    "OldestLaunchConfiguration",
+    "ClosestToNextInstanceHour",
+    "LeastLoaded",
+]
+
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Image:
@@ -114,6 +124,22 @@ class Behavior:
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
+class InstanceMaintenancePolicy:
+    """How far capacity may go while instances are replaced, in percent of desired capacity: EC2's key of that name.
+
+    It holds for unhealthy instances, those of max_instance_lifetime_seconds, rebalance_zones and, unless that says
+    otherwise itself, for an instance refresh. The two may be 100 apart at the most.
+    """
+
+    # Healthy and in service, at least.
+    min_healthy_percentage: Annotated[int, Field(ge=0, le=100)]
+    # In service, booting or being replaced, at the most; this may be above max_size. At 100 an instance goes before its
+    # replacement is launched. Where both bounds leave no room, one at a time is launched first (EC2 may terminate it
+    # first).
+    max_healthy_percentage: Annotated[int, Field(ge=100, le=200)]
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Group:
     """One auto scaling group. Defaults stand here and nowhere else."""
 
@@ -141,8 +167,19 @@ class Group:
     health_check_grace_period_seconds: Seconds = 0.0
     # So long after it came into service an instance's metrics count in no policy: a boot is no load to scale out for.
     default_instance_warmup_seconds: Seconds = 30.0
-    # Of desired capacity: what we terminate ourselves never leaves fewer healthy instances than that.
+    # Of desired capacity: what we terminate ourselves never leaves fewer healthy instances than that. Scaling in always
+    # goes by it, which EC2 does not bound; replacing goes by instance_maintenance_policy where there is one.
     min_healthy_percentage: Annotated[int, Field(ge=0, le=100)] = 90
+    # See below. Without one, replacements are launched first where max_size leaves room, and a refresh stays at 100 %.
+    instance_maintenance_policy: InstanceMaintenancePolicy | None = None
+    # 0, or one day at least, as in EC2: instances are replaced from nine tenths of that time in service on, a tenth of
+    # the group at a time and one at least, so that none gets older. Protected ones stay.
+    max_instance_lifetime_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = 0
+    # Which goes first in the fullest zone when the group shrinks; the next one decides where one finds several alike.
+    # Default, only as the last: of the oldest launch parameters, then closest to its next full hour. Where EC2 leaves
+    # it to chance, the oldest goes. LeastLoaded, which EC2 lacks: of the lowest cpu_percent. OldestLaunchConfiguration
+    # means OldestLaunchTemplate; AllocationStrategy would have nothing to choose by: a group has one instance type.
+    termination_policies: Annotated[tuple[TerminationPolicy, ...], Field(min_length=1)] = ("Default",)
     # More than this share of a group, or of its part in one zone, of four or more that fell silent within a minute is
     # taken for a fault of ours: none of them is replaced until they speak again, or EC2 confirms their deaths.
     mass_silence_percentage: Annotated[int, Field(ge=1, le=100)] = 30
@@ -170,6 +207,14 @@ class Group:
     lifecycle_hooks: Annotated[tuple[LifecycleHook, ...], Field(max_length=50)] = ()
     # Scale-in passes over instances that are protected; a dead one is replaced all the same.
     new_instances_protected_from_scale_in: bool = False
+
+
+def healthy_range(group: Group) -> tuple[int, int]:
+    """Between which percentages of desired capacity instances are replaced."""
+    policy = group.instance_maintenance_policy
+    if policy is None:
+        return group.min_healthy_percentage, 100
+    return policy.min_healthy_percentage, policy.max_healthy_percentage
 
 
 _GROUP: TypeAdapter[Group] = TypeAdapter(Group)

@@ -9,6 +9,7 @@ from controller_asg.model.decision import Decision
 from controller_asg.model.group import Bootstrap, Group, LaunchParameters
 from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import Instance
+from controller_asg.model.refresh import InstanceRefresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ class GroupRecord:
     """A group as the store holds it. `version` counts applied documents; `image_id` was found when it was applied.
 
     `scheduled` are those of the document's actions that were due once. `size_changes` are (when, by how many) policies
-    changed the size, and `wished` is what they wished, as far back as the group's `behavior` looks.
+    changed the size, and `wished` is what they wished, as far back as the group's `behavior` looks. `templates`
+    are those of earlier documents, the newest last; `refresh` is the last one, under way or ended.
     """
 
     group: Group
@@ -93,6 +95,8 @@ class GroupRecord:
     scheduled: tuple[Scheduled, ...] = ()
     size_changes: tuple[tuple[datetime, int], ...] = ()
     wished: tuple[WishedRange, ...] = ()
+    templates: tuple[LaunchTemplate, ...] = ()
+    refresh: InstanceRefresh | None = None
 
     @property
     def min_size(self) -> int:

@@ -55,6 +55,10 @@ class Draft:
         self.lost: list[tuple[str, str]] = []
         # What began and ended of drains and lifecycle hooks, and who was taken back.
         self.waits: list[str] = []
+        # Instances are being replaced: so many more than desired are wanted meanwhile, so large a share stays healthy.
+        self.replacing = False
+        self.over = 0
+        self.min_healthy_percentage = self.group.min_healthy_percentage
         self.scheduled: list[str] = []  # what scheduled actions did
         self.fleet: Fleet | None = None
         self.steps: list[Step] = []

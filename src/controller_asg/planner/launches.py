@@ -14,6 +14,8 @@ from controller_asg.planner.draft import Draft
 
 # Failures are kept of so many versions: the applied one, the good one, and what is still on its way.
 VERSIONS_KEPT = 8
+# What instances may still run after so many documents, and a refresh could roll back to.
+TEMPLATES_KEPT = 4
 
 
 def succeeded(record: GroupRecord, version: str) -> GroupRecord:
@@ -70,23 +72,46 @@ def share_out(draft: Draft, count: int) -> Iterator[tuple[LaunchTemplate, int]]:
     """`count` instances by template: as many of the applied one as may be risked, the rest of the last good one."""
     record = draft.record
     good = fall_back(record)
-    applied = count
-    if good is not None:
-        on_their_way = sum(
-            member.instance.launch_version == record.launch_version for member in draft.pending()
-        ) + sum(
-            launch.instance_count
-            for launch in draft.open_launches()
-            if not launch.acknowledged
-            and launch.launch
-            and launch.launch.launch_version == record.launch_version
-        )
-        failures = failures_of(record.launch_memory, record.launch_version)
-        applied = min(count, max(0, record.group.failed_launches_limit - failures - on_their_way))
+    risk = risk_left(draft) if good is not None else None
+    applied = count if risk is None else min(count, risk)
     if applied:
         yield record.template, applied
     if good is not None and count > applied:
         yield good, count - applied
+
+
+def risk_left(draft: Draft) -> int | None:
+    """How many more of the applied template may be on their way before one of them came into service.
+
+    None: one did, so there is no such limit.
+    """
+    record = draft.record
+    good = record.launch_memory.good
+    if good is not None and good.version == record.launch_version:
+        return None
+    on_their_way = sum(
+        member.instance.launch_version == record.launch_version for member in draft.pending()
+    ) + sum(
+        launch.instance_count
+        for launch in draft.open_launches()
+        if not launch.acknowledged and launch.launch and launch.launch.launch_version == record.launch_version
+    )
+    failures = failures_of(record.launch_memory, record.launch_version)
+    return max(0, record.group.failed_launches_limit - failures - on_their_way)
+
+
+def earlier_templates(record: GroupRecord) -> tuple[LaunchTemplate, ...]:
+    """What may be known beside the applied template, each version once, the newest last."""
+    good = record.launch_memory.good
+    known = {template.version: template for template in record.templates}
+    if good is not None:
+        known.setdefault(good.version, good)
+    return tuple(template for template in known.values() if template.version != record.launch_version)
+
+
+def remembered(record: GroupRecord) -> tuple[LaunchTemplate, ...]:
+    """The templates to keep when another one takes the applied one's place."""
+    return (*earlier_templates(record), record.template)[-TEMPLATES_KEPT:]
 
 
 def room_to_grow(record: GroupRecord, now: datetime) -> int:

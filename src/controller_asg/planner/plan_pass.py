@@ -3,13 +3,22 @@
 Only `Snapshot.memories` move: they learn what this pass has seen. Ask "what if" with others.
 
 Order of the rules: times that a clock set back left in the future, facts (what calls brought), adoption, lifecycle and
-health, scheduled actions, orders, mass silence, votes and bounds, the gap between wanted and there, activities that
-ended.
+health, scheduled actions, orders, mass silence, votes and bounds, instances to be replaced, the gap between wanted and
+there, activities that ended.
 """
 
 from controller_asg.model.decision import Decision, Vote
 from controller_asg.model.instance import LEAVING_STATES
-from controller_asg.planner import backoff, launches, leaving, lifecycle, schedule, sizing
+from controller_asg.planner import (
+    backoff,
+    launches,
+    leaving,
+    lifecycle,
+    maintenance,
+    refresh,
+    schedule,
+    sizing,
+)
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.snapshot import Snapshot
@@ -34,6 +43,8 @@ def plan(snapshot: Snapshot) -> Plan:
         wish = sizing.vote(draft)
         votes = wish.votes
         wanted = tuple(dict.fromkeys(victim for vote in votes for victim in vote.victims))
+        refresh.carry_on(draft)
+        maintenance.replace_aged(draft)
         sizing.close_gap(draft, wanted, _why(draft, wish, before))
         leaving.resume_again(draft)
     lifecycle.end_activities(draft)

@@ -14,7 +14,19 @@ from controller_asg.model.decision import Step
 from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView, Leaving
 from controller_asg.model.record import LastChange
 from controller_asg.model.scaling_policy import metrics_of
-from controller_asg.planner import backoff, behavior, hooks, launches, leaving, rebalance, victims, zones
+from controller_asg.planner import (
+    backoff,
+    behavior,
+    hooks,
+    launches,
+    leaving,
+    maintenance,
+    rebalance,
+    refresh,
+    termination,
+    victims,
+    zones,
+)
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health, hold_mass_silence
 from controller_asg.planner.plan import LaunchPlan
@@ -23,6 +35,7 @@ from controller_asg.planner.snapshot import (
     Member,
     Protect,
     RecordHeartbeat,
+    RefreshOrder,
     SetDesired,
     SetHealth,
     Terminate,
@@ -73,6 +86,8 @@ def take_orders(draft: Draft) -> None:
                         draft.put(replace(member.instance, protected_from_scale_in=order.protected))
             case CompleteAction() | RecordHeartbeat():
                 hooks.take(draft, order)
+            case RefreshOrder():
+                refresh.take_order(draft, order)
     for instance_id in draft.wants_out:
         _release(draft, instance_id, True, "its agent asked to leave the group (/unregister)")
 
@@ -181,7 +196,7 @@ def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
             for members in (live, serving)
         )
     launching = draft.launching()
-    need = desired - len(healthy) - len(launching)
+    need = desired + draft.over - len(healthy) - len(launching)
     if need > 0 and (back := leaving.take_back(draft, need)):
         healthy, serving, need = [*healthy, *back], [*serving, *back], need - len(back)
         draft.record = launches.launched(draft.record, len(back), draft.now)  # they counted as given up
@@ -196,7 +211,11 @@ def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
         draft.steps.append(Step("rebalance", desired, desired, reason))
     elif need < 0:
         _shrink(draft, -need, healthy, len(serving), wanted_victims, why)
-    elif len(serving) == len(live) == desired and (place := rebalance.emptiest(draft, healthy)) is not None:
+    elif (
+        len(serving) == len(live) == desired
+        and not draft.replacing
+        and (place := rebalance.emptiest(draft, healthy)) is not None
+    ):
         _launch_for_balance(draft, place, len(live))
     if len(serving) + len(waiting) >= desired and need <= 0:
         # Their replacements serve, so they may go.
@@ -263,8 +282,8 @@ def _launch(
         draft.conditions.append(("CapacityShort", reason))
         return
     draft.record = launches.launched(draft.record, sum(plan.count for plan in draft.launches), draft.now)
-    # Launch before terminate, unless max_size leaves no room: then the dead go first.
-    room = draft.record.max_size - len(healthy) - len(unhealthy) - len(launching)
+    # Launch before terminate, unless that leaves no room: then the dead go first.
+    room = maintenance.most(draft) - len(healthy) - len(unhealthy) - len(launching)
     for member in unhealthy[: max(0, need - max(room, 0))]:
         instance_id = member.instance.instance_id
         draft.steps.append(
@@ -276,7 +295,10 @@ def _launch(
 
 
 def _launch_for_balance(draft: Draft, place: tuple[str, str], size: int) -> None:
-    if size >= draft.record.max_size or backoff.holding(draft.record, backoff.GROUP, draft.now) is not None:
+    if (
+        size >= max(draft.record.max_size, maintenance.most(draft))
+        or backoff.holding(draft.record, backoff.GROUP, draft.now) is not None
+    ):
         return
     if not launches.room_to_grow(draft.record, draft.now) or launches.stopped(draft.record):
         return
@@ -289,19 +311,19 @@ def _shrink(
     draft: Draft, surplus: int, healthy: list[Member], serving: int, wanted: tuple[str, ...], why: str
 ) -> None:
     desired = draft.record.desired_capacity
-    chosen = victims.choose(healthy, surplus, wanted, draft.record.launch_version)
+    chosen = victims.choose(healthy, surplus, wanted, termination.turn(draft.record, draft.now))
     if len(chosen) < surplus:
         held = surplus - len(chosen)
         draft.steps.append(
             Step("protection", desired, desired, f"{held} too many, but protected from scale-in")
         )
-    floor = math.ceil(desired * draft.group.min_healthy_percentage / 100)
+    floor = math.ceil(desired * draft.min_healthy_percentage / 100)
     spare = max(0, serving - floor)
     going = []
     for member in chosen:
         if member.instance.state not in PENDING_STATES:
             if spare == 0:
-                reason = f"{serving} in service, {floor} must stay ({draft.group.min_healthy_percentage} %)"
+                reason = f"{serving} in service, {floor} must stay ({draft.min_healthy_percentage} %)"
                 draft.steps.append(Step("min_healthy_percentage", desired, desired, reason))
                 break
             spare -= 1

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from controller_asg.model.activity import Activity
 from controller_asg.model.errors import CloudError
 from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import AgentView, CloudInstance, Instance
 from controller_asg.model.record import GroupRecord
+from controller_asg.model.refresh import RefreshPreferences
 from controller_asg.policy.demand import DemandMemory
 
 
@@ -97,7 +99,20 @@ class RecordHeartbeat:
     token: str
 
 
-Order = SetDesired | Terminate | Protect | SetHealth | CompleteAction | RecordHeartbeat
+RefreshAction = Literal["start", "cancel", "rollback", "pause", "resume"]
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshOrder:
+    """What is asked of the group's refresh. `preferences`, without a None in them, and the id are a start's."""
+
+    action: RefreshAction
+    actor: str
+    refresh_id: str = ""
+    preferences: RefreshPreferences | None = None
+
+
+Order = SetDesired | Terminate | Protect | SetHealth | CompleteAction | RecordHeartbeat | RefreshOrder
 Fact = Outcome | Bootstrapped
 
 

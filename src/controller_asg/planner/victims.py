@@ -2,28 +2,25 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import datetime
 
 from controller_asg.model.instance import PENDING_STATES
 from controller_asg.planner import leases
 from controller_asg.planner.snapshot import Member
+from controller_asg.planner.termination import Turn
 
 
-def choose(
-    candidates: Sequence[Member], count: int, wanted: Sequence[str], launch_version: str
-) -> tuple[Member, ...]:
-    """`count` of the candidates, idle ones first: those a policy named, the youngest booting, by zone and version.
+def choose(candidates: Sequence[Member], count: int, wanted: Sequence[str], turn: Turn) -> tuple[Member, ...]:
+    """`count` of the candidates, idle ones first: those a policy named, the youngest booting, by zone and `turn`.
 
-    In service: the fullest zone first in which one may go, there one with outdated launch parameters, there the oldest
-    (EC2's Default termination policy, "Termination policies" in its user guide). Protected ones, also by a lease, are
-    never chosen.
+    In service: the fullest zone first in which one may go, there by the group's termination policies ("Termination
+    policies" in EC2's user guide). Protected ones, also by a lease, are never chosen.
     """
     free = [m for m in candidates if not leases.protected(m)]
     idle = [m for m in free if not leases.busy(m)]
-    chosen = _among(idle, candidates, [], count, wanted, launch_version)
+    chosen = _among(idle, candidates, [], count, wanted, turn)
     if len(chosen) < count:
         working = [m for m in free if leases.busy(m)]
-        chosen += _among(working, candidates, chosen, count - len(chosen), wanted, launch_version)
+        chosen += _among(working, candidates, chosen, count - len(chosen), wanted, turn)
     return tuple(chosen)
 
 
@@ -33,7 +30,7 @@ def _among(
     going: Sequence[Member],
     count: int,
     wanted: Sequence[str],
-    launch_version: str,
+    turn: Turn,
 ) -> list[Member]:
     free = {m.instance.instance_id: m for m in those}
     chosen = [free.pop(name) for name in wanted if name in free][:count]
@@ -51,10 +48,6 @@ def _among(
         for m in candidates
         if m.instance.state not in PENDING_STATES and m.instance.instance_id not in gone
     )
-
-    def turn(member: Member) -> tuple[bool, datetime, str]:
-        instance = member.instance
-        return instance.launch_version == launch_version, instance.launched_at, instance.instance_id
 
     in_turn = defaultdict[str, list[Member]](list)  # by zone; whose turn comes first stands last
     for member in sorted(free.values(), key=turn, reverse=True):

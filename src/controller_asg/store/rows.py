@@ -24,6 +24,7 @@ from controller_asg.model.record import (
     Scheduled,
     WishedRange,
 )
+from controller_asg.model.refresh import refresh_from_dict, refresh_to_dict
 from controller_asg.store.schema import from_unix_ms, to_unix_ms
 
 Row = Mapping[str, Any]
@@ -67,32 +68,39 @@ def group_to_row(record: GroupRecord) -> Row:
                 ]
                 for w in record.wished
             ],
+            "templates": [_template_to_document(template) for template in record.templates],
+            "refresh": record.refresh and refresh_to_dict(record.refresh),
         },
     }
 
 
 def _memory_to_document(memory: LaunchMemory) -> dict[str, Any]:
-    good = memory.good
     return {
-        "good": good
-        and {
-            "version": good.version,
-            "image_id": good.image_id,
-            "launch": launch_to_dict(good.launch),
-            "bootstrap": good.bootstrap,
-        },
+        "good": memory.good and _template_to_document(memory.good),
         "failures": memory.failures,
         "recent": [[to_unix_ms(at), count] for at, count in memory.recent],
     }
 
 
+def _template_to_document(template: LaunchTemplate) -> dict[str, Any]:
+    return {
+        "version": template.version,
+        "image_id": template.image_id,
+        "launch": launch_to_dict(template.launch),
+        "bootstrap": template.bootstrap,
+    }
+
+
+def _template_from_document(document: dict[str, Any]) -> LaunchTemplate:
+    return LaunchTemplate(
+        document["version"], document["image_id"], launch_from_dict(document["launch"]), document["bootstrap"]
+    )
+
+
 def _memory_from_document(document: dict[str, Any]) -> LaunchMemory:
     good = document.get("good")
     return LaunchMemory(
-        good=good
-        and LaunchTemplate(
-            good["version"], good["image_id"], launch_from_dict(good["launch"]), good["bootstrap"]
-        ),
+        good=good and _template_from_document(good),
         failures=tuple((version, count) for version, count in document.get("failures", ())),
         recent=tuple((from_unix_ms(at), count) for at, count in document.get("recent", ())),
     )
@@ -132,6 +140,8 @@ def group_from_row(row: Row) -> GroupRecord:
             WishedRange(from_unix_ms(since), None if until is None else from_unix_ms(until), low, high)
             for since, until, low, high in row["memory"].get("wished", ())
         ),
+        templates=tuple(map(_template_from_document, row["memory"].get("templates", ()))),
+        refresh=(refresh := row["memory"].get("refresh")) and refresh_from_dict(refresh),
     )
 
 
