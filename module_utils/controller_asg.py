@@ -185,6 +185,46 @@ def activity_result(activity: Any) -> dict[str, Any]:
     }
 
 
+def refresh_of(controller: Controller, group: str) -> dict[str, Any] | None:
+    """The group's last instance refresh; None where there was none. Raises grpc.RpcError, also for an unknown group."""
+    controller.ListGroups(admin_pb2.ListGroupsRequest(name=group))
+    try:
+        answer = controller.DescribeInstanceRefresh(admin_pb2.DescribeInstanceRefreshRequest(group=group))
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return None
+        raise
+    return refresh_result(answer.instance_refresh)
+
+
+def refresh_result(refresh: Any) -> dict[str, Any]:
+    """An instance refresh as asg_instance_refresh and asg_instance_refresh_info return it."""
+    return {
+        "instance_refresh_id": refresh.instance_refresh_id,
+        "group": refresh.group,
+        "status": refresh.status,
+        "status_reason": refresh.status_reason,
+        "started_at": time_of(refresh.started_at, refresh.HasField("started_at")),
+        "ended_at": time_of(refresh.ended_at, refresh.HasField("ended_at")),
+        "percentage_complete": refresh.percentage_complete,
+        "instances_to_update": refresh.instances_to_update,
+        "paused": refresh.paused,
+        "checkpoint": refresh.checkpoint,
+        "launch_version": refresh.launch_version,
+        "image_id": refresh.image_id,
+        "preferences": json.loads(refresh.preferences_json or "{}"),
+        "instances": [
+            {
+                "instance_id": each.instance_id,
+                "lifecycle_state": each.lifecycle_state,
+                "launch_version": each.launch_version,
+                "progress": each.progress,
+            }
+            for each in refresh.instances
+        ],
+    }
+
+
 def decision_result(decision: Any) -> dict[str, Any]:
     """A decision as asg_activity_info returns it."""
     return {

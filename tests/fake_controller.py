@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from controller_asg.engine import refreshing
 from controller_asg.engine.controller import (
     Applied,
     Condition,
@@ -14,6 +15,7 @@ from controller_asg.engine.controller import (
 )
 from controller_asg.engine.lifecycle_actions import LifecycleAction, checked, find
 from controller_asg.engine.memory import Memory
+from controller_asg.engine.refreshing import RefreshProgress
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.document import parse_groups
@@ -22,7 +24,9 @@ from controller_asg.model.group import group_to_dict
 from controller_asg.model.instance import AgentView, Lease, LifecycleState
 from controller_asg.model.lifecycle_hook import OpenHook
 from controller_asg.model.record import DemandMinute, GroupRecord, Scheduled, State
+from controller_asg.model.refresh import InstanceRefresh, RefreshStatus, parse_preferences
 from controller_asg.planner.schedule import next_times
+from controller_asg.planner.snapshot import RefreshAction
 from tests.making import NOW, cloud, instance, record
 
 A, B, C = (f"i-{number:017x}" for number in (1, 2, 3))  # A and B of web (min 2), C of jobs (min 0)
@@ -223,6 +227,32 @@ class FakeController:
 
     def _memory(self) -> Memory:
         return Memory(State(tuple(self.records.values()), tuple(self.members.values()), ()))
+
+    def instance_refresh(self, group: str) -> RefreshProgress:
+        self._may_fail()
+        return refreshing.progress(self._record(group), self.members.values(), NOW)
+
+    async def start_instance_refresh(
+        self, group: str, preferences: Mapping[str, Any], actor: str, validate_only: bool
+    ) -> str:
+        self._may_fail()
+        old = self._record(group)
+        whole = parse_preferences(preferences, old.group)
+        refreshing.check_start(old)
+        if validate_only:
+            return ""
+        self.orders.append(("start refresh", group, actor))
+        begun = InstanceRefresh("r-1", "new", "old", whole, RefreshStatus.IN_PROGRESS, NOW, actor)
+        self.records[group] = replace(old, refresh=begun)
+        return "r-1"
+
+    async def change_instance_refresh(
+        self, group: str, action: RefreshAction, actor: str, validate_only: bool
+    ) -> bool:
+        self._may_fail()
+        changed = refreshing.changes(self._record(group), action)
+        self.orders.append((action, group, actor))
+        return changed
 
     def findings(self) -> tuple[Fault, ...]:
         return self.found

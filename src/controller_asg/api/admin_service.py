@@ -30,12 +30,14 @@ from controller_asg.api.messages import (
     fault_message,
     group_message,
     instance_message,
+    refresh_message,
     timestamp,
 )
 from controller_asg.api.status_codes import BUG, codes_of, faults_in
 from controller_asg.api.yesterday import rehearse_yesterday
 from controller_asg.engine.controller import Controller
 from controller_asg.model.errors import AsgError, Fault, SpecError
+from controller_asg.planner.snapshot import RefreshAction
 
 log = structlog.get_logger()
 
@@ -224,6 +226,58 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             changed, needs_restart = await self._daemon.reload()
             return pb.ReloadResponse(changed=changed, needs_restart=needs_restart)
 
+    async def StartInstanceRefresh(
+        self, request: pb.StartInstanceRefreshRequest, context: Context
+    ) -> pb.StartInstanceRefreshResponse:
+        async with answering(context):
+            _need(request.group, "group")
+            refresh_id = await self._controller.start_instance_refresh(
+                request.group,
+                _preferences(request.preferences_json),
+                _actor(request.actor),
+                request.validate_only,
+            )
+            return pb.StartInstanceRefreshResponse(instance_refresh_id=refresh_id)
+
+    async def DescribeInstanceRefresh(
+        self, request: pb.DescribeInstanceRefreshRequest, context: Context
+    ) -> pb.DescribeInstanceRefreshResponse:
+        async with answering(context):
+            _need(request.group, "group")
+            found = refresh_message(self._controller.instance_refresh(request.group))
+            return pb.DescribeInstanceRefreshResponse(instance_refresh=found)
+
+    async def CancelInstanceRefresh(
+        self, request: pb.CancelInstanceRefreshRequest, context: Context
+    ) -> pb.CancelInstanceRefreshResponse:
+        async with answering(context):
+            return pb.CancelInstanceRefreshResponse(changed=await self._refresh("cancel", request))
+
+    async def RollbackInstanceRefresh(
+        self, request: pb.RollbackInstanceRefreshRequest, context: Context
+    ) -> pb.RollbackInstanceRefreshResponse:
+        async with answering(context):
+            return pb.RollbackInstanceRefreshResponse(changed=await self._refresh("rollback", request))
+
+    async def PauseInstanceRefresh(
+        self, request: pb.PauseInstanceRefreshRequest, context: Context
+    ) -> pb.PauseInstanceRefreshResponse:
+        async with answering(context):
+            return pb.PauseInstanceRefreshResponse(changed=await self._refresh("pause", request))
+
+    async def ResumeInstanceRefresh(
+        self, request: pb.ResumeInstanceRefreshRequest, context: Context
+    ) -> pb.ResumeInstanceRefreshResponse:
+        async with answering(context):
+            return pb.ResumeInstanceRefreshResponse(changed=await self._refresh("resume", request))
+
+    async def _refresh(self, action: RefreshAction, request: Any) -> bool:
+        """`request` is any of those with a group, an actor and validate_only."""
+        _need(request.group, "group")
+        return await self._controller.change_instance_refresh(
+            request.group, action, _actor(request.actor), request.validate_only
+        )
+
 
 @dataclass(slots=True)
 class AdminServer:
@@ -345,6 +399,16 @@ def _documents(request: pb.ApplyGroupsRequest) -> dict[str, dict[str, Any]]:
     if faults:
         raise SpecError(tuple(faults))
     return documents
+
+
+def _preferences(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise SpecError((Fault("preferences", f"are not JSON: {error}", "send one JSON object"),)) from error
+    if not isinstance(document, dict):
+        raise SpecError((Fault("preferences", "are not a mapping", "send one JSON object"),))
+    return document
 
 
 def _time(request: pb.GetDemandRequest, name: Literal["since", "until"]) -> datetime | None:

@@ -31,6 +31,7 @@ from controller_asg.api.messages import (
     demand_message,
     group_message,
     instance_message,
+    refresh_message,
     timestamp,
 )
 from controller_asg.api.status_codes import BUG, codes_of, faults_in
@@ -49,6 +50,7 @@ CONNECTIONS_LIMIT = 100
 LIST_LIMIT = 1_000  # entries an answer
 TOKEN_LEAST_CHARACTERS = 16
 SIZE_LIMIT = 2**32 - 1
+CHANGES = ("cancel", "rollback", "pause", "resume")  # of an instance refresh
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -84,6 +86,8 @@ def build_http_app(
         _route("/v1/groups/{name}/decisions", api.decisions, "GET"),
         _route("/v1/groups/{name}/demand", api.demand, "GET"),
         _route("/v1/groups/{name}/desired-capacity", api.set_desired_capacity, "PUT"),
+        _route("/v1/groups/{name}/instance-refresh", api.refresh, "GET", "POST"),
+        _route("/v1/groups/{name}/instance-refresh/{action}", api.change_refresh, "POST"),
         _route("/v1/instances", api.instances, "GET"),
         _route("/v1/activities", api.activities, "GET"),
         _route("/v1/instances/{instance_id}/health", api.set_health, "PUT"),
@@ -246,6 +250,26 @@ class HttpApi:
         body = _action(await _json_body(request))
         instance_id, hook = await self._controller.record_lifecycle_action_heartbeat(_meant(body))
         return JSONResponse({"instance_id": instance_id, "lifecycle_hook_name": hook})
+
+    async def refresh(self, request: Request) -> Response:
+        """Start one by POST, whose body may be empty; GET tells of the last one."""
+        _query(request)
+        name, code = request.path_params["name"], 200
+        if request.method == "POST":
+            body = await _json_body(request, {})
+            if not isinstance(body, dict):
+                raise SpecError((Fault("body", "is not a JSON object", "write preferences, or nothing"),))
+            await self._controller.start_instance_refresh(name, body, ACTOR, False)
+            code = 202
+        return JSONResponse(to_json(refresh_message(self._controller.instance_refresh(name))), code)
+
+    async def change_refresh(self, request: Request) -> Response:
+        _query(request)
+        name, action = request.path_params["name"], request.path_params["action"]
+        if action not in CHANGES:
+            raise HTTPException(404)
+        changed = await self._controller.change_instance_refresh(name, action, ACTOR, False)
+        return JSONResponse({"group": name, "changed": changed}, 202 if changed else 200)
 
     def found(self, instance_id: str) -> InstanceStatus:
         for status in self._controller.instances():
@@ -412,8 +436,8 @@ def _flag(query: dict[str, str], name: str, default: bool) -> bool:
     return text == "true"
 
 
-async def _json_body(request: Request) -> Any:
-    """The body, read no further than the limit and no longer than the time."""
+async def _json_body(request: Request, empty: Any = None) -> Any:
+    """The body, read no further than the limit and no longer than the time; `empty` is what none at all means."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
@@ -423,6 +447,8 @@ async def _json_body(request: Request) -> Any:
                     raise HTTPException(413, f"is over {BODY_LIMIT_BYTES} bytes")
     except TimeoutError as error:
         raise HTTPException(408, f"did not arrive within {BODY_TIMEOUT_SECONDS:g} s") from error
+    if not body and empty is not None:
+        return empty
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

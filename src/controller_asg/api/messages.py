@@ -8,12 +8,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from asg.admin.v1 import admin_pb2 as pb
 from controller_asg.engine.controller import Applied, GroupStatus, InstanceStatus
 from controller_asg.engine.lifecycle_actions import LifecycleAction
+from controller_asg.engine.refreshing import RefreshProgress
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
 from controller_asg.model.group import group_to_dict
 from controller_asg.model.lifecycle_hook import OpenHook
 from controller_asg.model.record import DemandMinute
+from controller_asg.model.refresh import preferences_to_dict
 from controller_asg.model.scheduled_action import ScheduledAction
 from controller_asg.planner.hooks import longest_seconds
 
@@ -178,6 +180,35 @@ def decision_message(decision: Decision) -> pb.Decision:
 def demand_message(minute: DemandMinute) -> pb.DemandMinute:
     return pb.DemandMinute(
         minute=timestamp(minute.minute_at), demand=minute.demand, in_service=minute.in_service
+    )
+
+
+def refresh_message(progress: RefreshProgress) -> pb.InstanceRefresh:
+    refresh = progress.refresh
+    return pb.InstanceRefresh(
+        instance_refresh_id=refresh.refresh_id,
+        group=progress.group,
+        status=refresh.status,
+        status_reason=refresh.status_reason,
+        started_at=timestamp(refresh.started_at),
+        ended_at=timestamp(refresh.ended_at),
+        percentage_complete=refresh.percentage_complete,
+        instances_to_update=refresh.to_update,
+        paused=refresh.paused,
+        checkpoint=refresh.checkpoint,
+        launch_version=refresh.version,
+        image_id=progress.image_id,
+        preferences_json=json.dumps(preferences_to_dict(refresh.preferences)),
+        instances=[
+            pb.RefreshedInstance(
+                instance_id=instance.instance_id,
+                lifecycle_state=instance.state,
+                launch_version=instance.launch_version,
+                progress=how_far,
+            )
+            for instance, how_far in progress.instances
+        ],
+        actor=refresh.actor,
     )
 
 

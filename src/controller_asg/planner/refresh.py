@@ -32,6 +32,7 @@ class _Seen:
 
     old: list[Member] = field(default_factory=list)  # may be replaced
     kept: list[str] = field(default_factory=list)  # old, and waited for
+    launching_old: bool = False
     parked: list[Member] = field(default_factory=list)  # old, in Standby, and to be terminated
     ready: int = 0
     on_their_way: int = 0
@@ -75,8 +76,12 @@ def _start(draft: Draft, order: RefreshOrder) -> None:
     record, live = draft.record, [member.instance for member in draft.live()]
     matching = tuple(i.instance_id for i in live if i.launch_version == record.launch_version)
     known = {template.version: template for template in launches.earlier_templates(record)}
-    held = Counter(i.launch_version for i in live if i.launch_version in known)
-    previous = max(known, key=lambda version: (held[version], list(known).index(version)), default="")
+    held = Counter(
+        i.launch_version for i in live if i.in_service_at is not None and i.launch_version in known
+    )
+    good = launches.fall_back(record)
+    # Only what has served: a rollback takes it for proven.
+    previous = max(held, key=lambda version: (held[version], version), default=good.version if good else "")
     began = InstanceRefresh(
         order.refresh_id,
         record.launch_version,
@@ -178,9 +183,12 @@ def carry_on(draft: Draft) -> None:
             return
     elif refresh.paused:
         maintenance.hold(draft, of, refresh.over)
-    elif refresh.status is RefreshStatus.BAKING:
+    elif refresh.status is RefreshStatus.BAKING and _is_done(refresh, seen):
         refresh = _bake(draft, refresh)
     else:
+        if refresh.status is RefreshStatus.BAKING:
+            # EC2 told of a launch of before only now.
+            refresh = replace(refresh, status=RefreshStatus.IN_PROGRESS, holding_since_at=None)
         refresh = _replace(draft, refresh, seen, of)
     if refresh is not draft.record.refresh:
         draft.record = replace(draft.record, refresh=refresh)
@@ -243,6 +251,11 @@ def _look(draft: Draft, refresh: InstanceRefresh) -> tuple[InstanceRefresh, _See
             else:
                 seen.on_their_way += 1
     seen.on_their_way += len(draft.launching())
+    seen.launching_old = any(
+        launch.launch is not None and launch.launch.launch_version != refresh.version
+        for launch in draft.open_launches()
+        if not launch.acknowledged
+    )
     if matching:
         left = tuple(i for i in refresh.matching if i in draft.members)
         refresh = refresh if left == refresh.matching else replace(refresh, matching=left)
@@ -307,7 +320,7 @@ def _replace(draft: Draft, refresh: InstanceRefresh, seen: _Seen, of: maintenanc
     steps = asked.checkpoint_percentages or (100,)
     reached = max((step for step in steps if step <= refresh.percentage_complete), default=0)
     left = len(seen.old) + len(seen.kept) + len(seen.parked)
-    if reached == steps[-1] and (reached < 100 or not left):
+    if reached == steps[-1] and _is_done(refresh, seen):
         return _done(draft, refresh)
     if reached > refresh.checkpoint:
         refresh = replace(refresh, checkpoint=reached, holding_since_at=draft.now, waiting_since_at=None)
@@ -329,6 +342,12 @@ def _replace(draft: Draft, refresh: InstanceRefresh, seen: _Seen, of: maintenanc
     if (waiting, draft.over) == (refresh.waiting_since_at, refresh.over):
         return refresh
     return replace(refresh, waiting_since_at=waiting, over=draft.over)
+
+
+def _is_done(refresh: InstanceRefresh, seen: _Seen) -> bool:
+    """Nobody is left to replace, or the last checkpoint leaves the rest as it is."""
+    partial = (refresh.preferences.checkpoint_percentages or (100,))[-1] < 100
+    return partial or not (seen.old or seen.kept or seen.parked or seen.launching_old)
 
 
 def _done(draft: Draft, refresh: InstanceRefresh) -> InstanceRefresh:

@@ -4,7 +4,6 @@ The checker sees the truth (EC2's machines, the agents) and what is durable; it 
 rule that is broken is kept once, with the moment.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -19,6 +18,7 @@ from controller_asg.model.instance import (
 )
 from controller_asg.model.record import Change
 from controller_asg.planner.health import MASS_SILENCE_MINIMUM, MASS_SILENCE_WINDOW_SECONDS
+from controller_asg.simulate import refresh_rules
 from controller_asg.simulate.ec2 import BAD_IMAGE, Machine
 from controller_asg.simulate.world import World
 
@@ -169,6 +169,7 @@ class Invariants:
             or cause.startswith("lifecycle hook ")
             or "on the word of" in cause
             or "asked to leave" in cause
+            or cause.startswith(refresh_rules.BY_REFRESH)  # it may be told to
         )
         if known is not None and known.protected_from_scale_in and not by_verdict and not ordered:
             self.violate("no protected instance is scaled in", f"{instance_id}: {cause}")
@@ -229,7 +230,7 @@ class Invariants:
                 self.violate("nothing that runs is forgotten", f"{instance_id} is {machine.state}")
         for record in change.groups:
             name, now = record.group.name, self._world.loop.time()
-            self._max_size.setdefault(name, []).append((now, record.max_size))
+            self._max_size.setdefault(name, []).append((now, refresh_rules.allowance(record)))
             known = disk.groups.get(name)
             low, high = record.min_size, record.max_size
             if known is None or record.version != known.version:
@@ -245,6 +246,7 @@ class Invariants:
             if record.desired_capacity != known.desired_capacity:
                 self._explained(change, name, known.desired_capacity, record.desired_capacity)
         self._keeps_healthy(change)
+        refresh_rules.committed(change, disk.groups, disk.instances, self._open(), self.violate)
 
     def _moved(self, instance_id: str, before: LifecycleState | None, after: LifecycleState) -> None:
         self.transitions.add((before, after))
@@ -292,7 +294,7 @@ class Invariants:
     def _keeps_healthy(self, change: Change) -> None:
         """By a change of size of ours no fewer stay in service than min_healthy_percentage of desired capacity."""
         disk = self._world.disk
-        shrunk: set[str] = set()
+        shrunk: set[tuple[str, str]] = set()  # group, reason
         for instance in change.instances:
             old = disk.instances.get(instance.instance_id)
             by_size = not instance.reason.startswith(("unhealthy", "EC2 ", "its agent")) and (
@@ -304,8 +306,8 @@ class Invariants:
                 and old.state is LifecycleState.IN_SERVICE
                 and by_size
             ):
-                shrunk.add(instance.group)
-        for group in sorted(shrunk):
+                shrunk.add((instance.group, instance.reason))
+        for group, reason in sorted(shrunk):
             record = next((r for r in change.groups if r.group.name == group), disk.groups.get(group))
             if record is None:
                 continue
@@ -313,9 +315,9 @@ class Invariants:
             staying = sum(
                 one.state is LifecycleState.IN_SERVICE and one.group == group for one in after.values()
             )
-            floor = math.ceil(record.desired_capacity * record.group.min_healthy_percentage / 100)
+            floor = refresh_rules.floor_of(record, reason)
             if staying < floor:
-                what = f"{group} keeps {staying} in service, {floor} must stay"
+                what = f"{group} keeps {staying} in service, {floor} must stay: {reason}"
                 self.violate("never below min_healthy_percentage by our own act", what)
 
     # What the clock brings
@@ -385,6 +387,7 @@ class Invariants:
             work = world.agents.work
             if work is not None and not all(work.of(i).takes_jobs or i in work.lost for i in serving):
                 found.append(f"{name}: in service, and drained")
+            found.extend(refresh_rules.unsettled(record, (world.disk.instances[i] for i in serving)))
             if any(world.disk.instances[i].marked_unhealthy for i in serving):
                 found.append(f"{name}: in service, and marked unhealthy")
         waiting = [

@@ -25,6 +25,7 @@ from controller_asg.simulate.ec2 import BAD_IMAGE, GOOD_IMAGE
 from controller_asg.simulate.faults import EXCUSING, EXCUSING_ALL, Fault, FaultKind, begin
 from controller_asg.simulate.invariants import AFTERMATH_SECONDS, Invariants
 from controller_asg.simulate.logs import captured_logs
+from controller_asg.simulate.refreshes import REST, SHARE, Refreshes
 from controller_asg.simulate.virtual_time import START, VirtualLoop, run_virtual
 from controller_asg.simulate.work import Work
 from controller_asg.simulate.world import World
@@ -46,7 +47,8 @@ BOOT_SECONDS = 20.0
 SQL_EVERY = 8
 # In this share of the worlds every group has it too. Full at the calm load, so that it comes to rest soon: at max_size.
 TRACKED_SHARE = 0.25
-DEMAND_TRACKING = {"type": "demand_tracking", "full": 45, "patience_seconds": 60}
+PATIENCE_SECONDS = 60
+DEMAND_TRACKING = {"type": "demand_tracking", "full": 45, "patience_seconds": PATIENCE_SECONDS}
 # Worlds whose seed ends so have scheduled actions and a behavior; the others stay as planted bugs know them.
 SCHEDULED = 3
 # In those of these seeds, modulo 20, instances work, drain and have lifecycle hooks.
@@ -124,6 +126,7 @@ class _Drama:
         self._tracks = random.Random(f"{seed}:demand_tracking").random() < TRACKED_SHARE  # noqa: S311
         self._clockwork = random.Random(f"{seed}:clockwork")  # noqa: S311 - so that it moves nothing else
         self._leaves = random.Random(f"{seed}:leaving") if seed % 20 in LEAVING else None  # noqa: S311 - as well
+        self._refreshes = Refreshes(seed, tell) if seed % SHARE == REST else None
         self._tell, self._result, self._bugs = tell, result, bugs
         self._seed, self._size, self._chaos_seconds = seed, size, chaos_seconds
         self._scale = size / USUAL_SIZE if size else 1.0
@@ -192,6 +195,9 @@ class _Drama:
                     at = chance.uniform(0, self._chaos_seconds)
                     lasts = min(chance.choice((3.0, 20.0, 60.0, 200.0)), self._chaos_seconds - at)
                     tasks.create_task(self._fault(kind, at, lasts), name=f"fault:{kind}")
+            if self._refreshes is not None:
+                refreshing = self._refreshes.operate(world, self._documents, self._chaos_seconds)
+                tasks.create_task(refreshing, name="refreshes")
             while world.loop.time() < ends:
                 await asyncio.sleep(chance.uniform(2, 30))
                 await self._operate()
@@ -201,6 +207,8 @@ class _Drama:
         self._demand = 50.0 * sum(record.desired_capacity for record in world.disk.groups.values())
         self._calm = True
         self._calm_work(True)
+        if self._refreshes is not None:
+            await self._refreshes.resume(world)
         self._tell("act: nothing goes wrong any more")
         try:
             await world.until(self._settled_for_long(), SETTLE_SECONDS + self._patience, every=1.0)
@@ -220,12 +228,14 @@ class _Drama:
     def _settled_for_long(self) -> Callable[[], bool]:
         """True once everything has been as it should be for STEADY_SECONDS: cooldowns and windows are over too."""
         since = [self._world.loop.time()]
+        # What demand_tracking saw of those that a refresh replaced is forgotten only after its patience.
+        steady = STEADY_SECONDS + (PATIENCE_SECONDS if self._tracks and self._refreshes else 0.0)
 
         def settled() -> bool:
             now = self._world.loop.time()
             if self._invariants.unsettled():
                 since[0] = now
-            return now - since[0] >= STEADY_SECONDS
+            return now - since[0] >= steady
 
         return settled
 
@@ -363,6 +373,7 @@ class _Drama:
             "new_instances_protected_from_scale_in": chance.random() < 0.1,
             **self._leaving_keys(),
             "launch": {"image": {"id": image}, "tags": {"round": str(chance.randint(1, 2))}},
+            **(self._refreshes.keys() if self._refreshes is not None else {}),
         }
 
     def _scheduled_actions(self, low: int) -> list[dict[str, Any]]:

@@ -25,6 +25,8 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         self.minutes: list[Any] = []
         self.yesterday: Any = None
         self.actions: list[tuple[str, Any]] = []  # open lifecycle hooks, by instance
+        self.refreshes: list[str] = []  # the statuses of the group's refresh
+        self.refresh_ends = "Successful"
 
     def ApplyGroups(self, request: Any, context: Any) -> Any:
         self.calls.append(("ApplyGroups", request))
@@ -147,6 +149,34 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
                 group, state, _ = self.instances[each]
                 self.instances[each] = (group, state, wanted)
         return pb.SetInstanceProtectionResponse(changed_instance_ids=changed)
+
+    def StartInstanceRefresh(self, request: Any, context: Any) -> Any:
+        self.calls.append(("StartInstanceRefresh", request))
+        if not request.validate_only:
+            self.refreshes.append("InProgress")
+        return pb.StartInstanceRefreshResponse(instance_refresh_id="r-1")
+
+    def RollbackInstanceRefresh(self, request: Any, context: Any) -> Any:
+        self.calls.append(("RollbackInstanceRefresh", request))
+        self.refreshes.append("RollbackInProgress")
+        return pb.RollbackInstanceRefreshResponse(changed=True)
+
+    def DescribeInstanceRefresh(self, request: Any, context: Any) -> Any:
+        """Under way it is told once, then it has ended as `refresh_ends`."""
+        if not self.refreshes:
+            refuse(context, [pb.Fault(where="groups.web", what="had none")], grpc.StatusCode.NOT_FOUND)
+        status = self.refreshes[-1]
+        if status.endswith("InProgress"):
+            self.refreshes.append(self.refresh_ends)
+        refresh = pb.InstanceRefresh(
+            instance_refresh_id="r-1",
+            group="web",
+            status=status,
+            status_reason="3 in a row",
+            percentage_complete=40,
+        )
+        refresh.instances.add(instance_id="i-1", lifecycle_state="InService", progress="Outdated")
+        return pb.DescribeInstanceRefreshResponse(instance_refresh=refresh)
 
     def _members(self, group: str) -> list[tuple[str, str, bool]]:
         return [each for each in self.instances.values() if each[0] == group]

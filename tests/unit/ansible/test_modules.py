@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,37 @@ def test_protection_is_set_once(run: Run, controller: AdminDouble, address: str)
     assert not controller.instances["i-1"][2]
     assert run("asg_instance", **arguments)["changed"]
     assert not run("asg_instance", **arguments)["changed"]
+
+
+def test_a_refresh_is_started_once_and_followed_to_its_end(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.groups["web"] = WEB
+    checked = run("asg_instance_refresh", _check=True, address=address, group="web")
+    assert (checked["changed"], checked["instance_refresh"], controller.refreshes) == (True, None, [])
+    assert controller.calls[-1][1].validate_only
+    preferences = {"min_healthy_percentage": 100, "checkpoint_percentages": [50, 100]}
+    result = run("asg_instance_refresh", address=address, group="web", preferences=preferences)
+    assert (result["changed"], result["instance_refresh"]["status"]) == (True, "Successful")
+    assert json.loads(controller.calls[-1][1].preferences_json) == preferences
+    skipped = run("asg_instance_refresh", address=address, group="web", preferences={"skip_matching": True})
+    assert not skipped["changed"]
+    info = run("asg_instance_refresh_info", address=address, group="web")
+    assert info["instance_refresh"]["instances"][0]["progress"] == "Outdated"
+
+
+def test_one_that_is_under_way_is_followed_and_its_failure_told(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.groups["web"], controller.refreshes = WEB, ["InProgress", "InProgress"]
+    controller.refresh_ends = "InProgress"
+    given_up = run("asg_instance_refresh", address=address, group="web", wait_timeout=0)
+    assert "is InProgress, 40 %, and goes on" in given_up["msg"]
+    assert sent(controller) == []
+    controller.refresh_ends = "RollbackFailed"
+    failed = run("asg_instance_refresh", address=address, group="web", state="rolled_back")
+    assert failed["msg"] == "the instance refresh of web ended RollbackFailed: 3 in a row"
+    assert failed["instance_refresh"]["percentage_complete"] == 40
 
 
 def test_a_controller_that_does_not_answer_is_said_plainly(run: Run, tmp_path: Path) -> None:

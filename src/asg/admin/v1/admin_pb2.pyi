@@ -1616,3 +1616,379 @@ class RecordLifecycleActionHeartbeatResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordLifecycleActionHeartbeatResponse: _TypeAlias = RecordLifecycleActionHeartbeatResponse  # noqa: Y015
+
+@_typing.final
+class StartInstanceRefreshRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    PREFERENCES_JSON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    preferences_json: _builtins.str
+    """A JSON object by the names of EC2's RefreshPreferences in snake_case, durations with `_seconds`; the page "replace
+    instances" lists them. Empty: the defaults of EC2's API.
+    """
+    actor: _builtins.str
+    validate_only: _builtins.bool
+    """Check, and start nothing."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        preferences_json: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "group", b"group", "preferences_json", b"preferences_json", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartInstanceRefreshRequest: _TypeAlias = StartInstanceRefreshRequest  # noqa: Y015
+
+@_typing.final
+class StartInstanceRefreshResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_REFRESH_ID_FIELD_NUMBER: _builtins.int
+    instance_refresh_id: _builtins.str
+    """Empty with validate_only."""
+    def __init__(
+        self,
+        *,
+        instance_refresh_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_refresh_id", b"instance_refresh_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartInstanceRefreshResponse: _TypeAlias = StartInstanceRefreshResponse  # noqa: Y015
+
+@_typing.final
+class DescribeInstanceRefreshRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeInstanceRefreshRequest: _TypeAlias = DescribeInstanceRefreshRequest  # noqa: Y015
+
+@_typing.final
+class DescribeInstanceRefreshResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_REFRESH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instance_refresh(self) -> Global___InstanceRefresh: ...
+    def __init__(
+        self,
+        *,
+        instance_refresh: Global___InstanceRefresh | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance_refresh", b"instance_refresh"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_refresh", b"instance_refresh"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeInstanceRefreshResponse: _TypeAlias = DescribeInstanceRefreshResponse  # noqa: Y015
+
+@_typing.final
+class InstanceRefresh(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_REFRESH_ID_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    STATUS_REASON_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    PERCENTAGE_COMPLETE_FIELD_NUMBER: _builtins.int
+    INSTANCES_TO_UPDATE_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    LAUNCH_VERSION_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    PREFERENCES_JSON_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    instance_refresh_id: _builtins.str
+    group: _builtins.str
+    status: _builtins.str
+    """EC2's: Pending, InProgress, Baking, Cancelling, RollbackInProgress, Successful, Failed, Cancelled, RollbackSuccessful,
+    RollbackFailed.
+    """
+    status_reason: _builtins.str
+    percentage_complete: _builtins.int
+    """0 to 100, of the instances that it began with; never goes back but for a rollback, which counts anew."""
+    instances_to_update: _builtins.int
+    """So many are not replaced, or their replacements are not ready."""
+    paused: _builtins.bool
+    checkpoint: _builtins.int
+    """The last checkpoint that was reached, in percent; 0: none."""
+    launch_version: _builtins.str
+    """Launch version and image that it goes to; empty where the image is not known any more."""
+    image_id: _builtins.str
+    preferences_json: _builtins.str
+    """With the group's values where the start left one open."""
+    actor: _builtins.str
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """Absent while it is under way."""
+
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefreshedInstance]:
+        """All of the group's but those on their way out."""
+
+    def __init__(
+        self,
+        *,
+        instance_refresh_id: _builtins.str = ...,
+        group: _builtins.str = ...,
+        status: _builtins.str = ...,
+        status_reason: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        percentage_complete: _builtins.int = ...,
+        instances_to_update: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+        checkpoint: _builtins.int = ...,
+        launch_version: _builtins.str = ...,
+        image_id: _builtins.str = ...,
+        preferences_json: _builtins.str = ...,
+        instances: _abc.Iterable[Global___RefreshedInstance] | None = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "checkpoint", b"checkpoint", "ended_at", b"ended_at", "group", b"group", "image_id", b"image_id", "instance_refresh_id", b"instance_refresh_id", "instances", b"instances", "instances_to_update", b"instances_to_update", "launch_version", b"launch_version", "paused", b"paused", "percentage_complete", b"percentage_complete", "preferences_json", b"preferences_json", "started_at", b"started_at", "status", b"status", "status_reason", b"status_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceRefresh: _TypeAlias = InstanceRefresh  # noqa: Y015
+
+@_typing.final
+class RefreshedInstance(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_STATE_FIELD_NUMBER: _builtins.int
+    LAUNCH_VERSION_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    lifecycle_state: _builtins.str
+    launch_version: _builtins.str
+    progress: _builtins.str
+    """Outdated, Waiting (protected or in Standby, and waited for), Ignored, Pending, WarmingUp or Ready."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        lifecycle_state: _builtins.str = ...,
+        launch_version: _builtins.str = ...,
+        progress: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "launch_version", b"launch_version", "lifecycle_state", b"lifecycle_state", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshedInstance: _TypeAlias = RefreshedInstance  # noqa: Y015
+
+@_typing.final
+class CancelInstanceRefreshRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    actor: _builtins.str
+    validate_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "group", b"group", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelInstanceRefreshRequest: _TypeAlias = CancelInstanceRefreshRequest  # noqa: Y015
+
+@_typing.final
+class CancelInstanceRefreshResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """False: none is under way, or it is being cancelled already."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelInstanceRefreshResponse: _TypeAlias = CancelInstanceRefreshResponse  # noqa: Y015
+
+@_typing.final
+class RollbackInstanceRefreshRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    actor: _builtins.str
+    validate_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "group", b"group", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackInstanceRefreshRequest: _TypeAlias = RollbackInstanceRefreshRequest  # noqa: Y015
+
+@_typing.final
+class RollbackInstanceRefreshResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """False: it is, or was, rolled back already."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackInstanceRefreshResponse: _TypeAlias = RollbackInstanceRefreshResponse  # noqa: Y015
+
+@_typing.final
+class PauseInstanceRefreshRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    actor: _builtins.str
+    validate_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "group", b"group", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseInstanceRefreshRequest: _TypeAlias = PauseInstanceRefreshRequest  # noqa: Y015
+
+@_typing.final
+class PauseInstanceRefreshResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """False: it is paused already."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseInstanceRefreshResponse: _TypeAlias = PauseInstanceRefreshResponse  # noqa: Y015
+
+@_typing.final
+class ResumeInstanceRefreshRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    actor: _builtins.str
+    validate_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "group", b"group", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeInstanceRefreshRequest: _TypeAlias = ResumeInstanceRefreshRequest  # noqa: Y015
+
+@_typing.final
+class ResumeInstanceRefreshResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """False: it is not paused."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeInstanceRefreshResponse: _TypeAlias = ResumeInstanceRefreshResponse  # noqa: Y015

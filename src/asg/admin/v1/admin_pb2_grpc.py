@@ -121,6 +121,36 @@ class AdminServiceStub:
                 request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
                 response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ReloadResponse.FromString,
                 _registered_method=True)
+        self.StartInstanceRefresh = channel.unary_unary(
+                '/asg.admin.v1.AdminService/StartInstanceRefresh',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.StartInstanceRefreshRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.StartInstanceRefreshResponse.FromString,
+                _registered_method=True)
+        self.DescribeInstanceRefresh = channel.unary_unary(
+                '/asg.admin.v1.AdminService/DescribeInstanceRefresh',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.DescribeInstanceRefreshRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.DescribeInstanceRefreshResponse.FromString,
+                _registered_method=True)
+        self.CancelInstanceRefresh = channel.unary_unary(
+                '/asg.admin.v1.AdminService/CancelInstanceRefresh',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.CancelInstanceRefreshRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.CancelInstanceRefreshResponse.FromString,
+                _registered_method=True)
+        self.RollbackInstanceRefresh = channel.unary_unary(
+                '/asg.admin.v1.AdminService/RollbackInstanceRefresh',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.RollbackInstanceRefreshRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.RollbackInstanceRefreshResponse.FromString,
+                _registered_method=True)
+        self.PauseInstanceRefresh = channel.unary_unary(
+                '/asg.admin.v1.AdminService/PauseInstanceRefresh',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.PauseInstanceRefreshRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.PauseInstanceRefreshResponse.FromString,
+                _registered_method=True)
+        self.ResumeInstanceRefresh = channel.unary_unary(
+                '/asg.admin.v1.AdminService/ResumeInstanceRefresh',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -242,6 +272,48 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartInstanceRefresh(self, request, context):
+        """Replaces a group's instances by new ones of its launch parameters. FAILED_PRECONDITION while a refresh is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeInstanceRefresh(self, request, context):
+        """The last refresh, under way or ended. NOT_FOUND where there was none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelInstanceRefresh(self, request, context):
+        """What was begun is finished, and nothing is taken back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackInstanceRefresh(self, request, context):
+        """The group gets the launch parameters of before the refresh again, and its instances follow; also when it has ended.
+        FAILED_PRECONDITION where none are known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseInstanceRefresh(self, request, context):
+        """Nothing more is begun until it is resumed. FAILED_PRECONDITION where none is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeInstanceRefresh(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -329,6 +401,36 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Reload,
                     request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ReloadRequest.FromString,
                     response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ReloadResponse.SerializeToString,
+            ),
+            'StartInstanceRefresh': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartInstanceRefresh,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.StartInstanceRefreshRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.StartInstanceRefreshResponse.SerializeToString,
+            ),
+            'DescribeInstanceRefresh': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeInstanceRefresh,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.DescribeInstanceRefreshRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.DescribeInstanceRefreshResponse.SerializeToString,
+            ),
+            'CancelInstanceRefresh': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelInstanceRefresh,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.CancelInstanceRefreshRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.CancelInstanceRefreshResponse.SerializeToString,
+            ),
+            'RollbackInstanceRefresh': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackInstanceRefresh,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.RollbackInstanceRefreshRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.RollbackInstanceRefreshResponse.SerializeToString,
+            ),
+            'PauseInstanceRefresh': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseInstanceRefresh,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.PauseInstanceRefreshRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.PauseInstanceRefreshResponse.SerializeToString,
+            ),
+            'ResumeInstanceRefresh': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeInstanceRefresh,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -792,6 +894,168 @@ class AdminService:
             '/asg.admin.v1.AdminService/Reload',
             asg_dot_admin_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
             asg_dot_admin_dot_v1_dot_admin__pb2.ReloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartInstanceRefresh(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/StartInstanceRefresh',
+            asg_dot_admin_dot_v1_dot_admin__pb2.StartInstanceRefreshRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.StartInstanceRefreshResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeInstanceRefresh(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/DescribeInstanceRefresh',
+            asg_dot_admin_dot_v1_dot_admin__pb2.DescribeInstanceRefreshRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.DescribeInstanceRefreshResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelInstanceRefresh(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/CancelInstanceRefresh',
+            asg_dot_admin_dot_v1_dot_admin__pb2.CancelInstanceRefreshRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.CancelInstanceRefreshResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackInstanceRefresh(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/RollbackInstanceRefresh',
+            asg_dot_admin_dot_v1_dot_admin__pb2.RollbackInstanceRefreshRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.RollbackInstanceRefreshResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseInstanceRefresh(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/PauseInstanceRefresh',
+            asg_dot_admin_dot_v1_dot_admin__pb2.PauseInstanceRefreshRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.PauseInstanceRefreshResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeInstanceRefresh(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/ResumeInstanceRefresh',
+            asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,19 @@ class AdminServiceStub:
     """What an operator should look at: strays, calls that don't end, conditions of groups, faults of EC2, store, settings."""
     Reload: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]
     """Rereads the settings file; on a fault the old settings stay in force and the answer is INVALID_ARGUMENT."""
+    StartInstanceRefresh: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StartInstanceRefreshRequest, _admin_pb2.StartInstanceRefreshResponse]
+    """Replaces a group's instances by new ones of its launch parameters. FAILED_PRECONDITION while a refresh is under way."""
+    DescribeInstanceRefresh: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DescribeInstanceRefreshRequest, _admin_pb2.DescribeInstanceRefreshResponse]
+    """The last refresh, under way or ended. NOT_FOUND where there was none."""
+    CancelInstanceRefresh: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CancelInstanceRefreshRequest, _admin_pb2.CancelInstanceRefreshResponse]
+    """What was begun is finished, and nothing is taken back."""
+    RollbackInstanceRefresh: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RollbackInstanceRefreshRequest, _admin_pb2.RollbackInstanceRefreshResponse]
+    """The group gets the launch parameters of before the refresh again, and its instances follow; also when it has ended.
+    FAILED_PRECONDITION where none are known.
+    """
+    PauseInstanceRefresh: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PauseInstanceRefreshRequest, _admin_pb2.PauseInstanceRefreshResponse]
+    """Nothing more is begun until it is resumed. FAILED_PRECONDITION where none is under way."""
+    ResumeInstanceRefresh: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeInstanceRefreshRequest, _admin_pb2.ResumeInstanceRefreshResponse]
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -103,6 +116,19 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """What an operator should look at: strays, calls that don't end, conditions of groups, faults of EC2, store, settings."""
     Reload: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]  # type: ignore[assignment]
     """Rereads the settings file; on a fault the old settings stay in force and the answer is INVALID_ARGUMENT."""
+    StartInstanceRefresh: _aio.UnaryUnaryMultiCallable[_admin_pb2.StartInstanceRefreshRequest, _admin_pb2.StartInstanceRefreshResponse]  # type: ignore[assignment]
+    """Replaces a group's instances by new ones of its launch parameters. FAILED_PRECONDITION while a refresh is under way."""
+    DescribeInstanceRefresh: _aio.UnaryUnaryMultiCallable[_admin_pb2.DescribeInstanceRefreshRequest, _admin_pb2.DescribeInstanceRefreshResponse]  # type: ignore[assignment]
+    """The last refresh, under way or ended. NOT_FOUND where there was none."""
+    CancelInstanceRefresh: _aio.UnaryUnaryMultiCallable[_admin_pb2.CancelInstanceRefreshRequest, _admin_pb2.CancelInstanceRefreshResponse]  # type: ignore[assignment]
+    """What was begun is finished, and nothing is taken back."""
+    RollbackInstanceRefresh: _aio.UnaryUnaryMultiCallable[_admin_pb2.RollbackInstanceRefreshRequest, _admin_pb2.RollbackInstanceRefreshResponse]  # type: ignore[assignment]
+    """The group gets the launch parameters of before the refresh again, and its instances follow; also when it has ended.
+    FAILED_PRECONDITION where none are known.
+    """
+    PauseInstanceRefresh: _aio.UnaryUnaryMultiCallable[_admin_pb2.PauseInstanceRefreshRequest, _admin_pb2.PauseInstanceRefreshResponse]  # type: ignore[assignment]
+    """Nothing more is begun until it is resumed. FAILED_PRECONDITION where none is under way."""
+    ResumeInstanceRefresh: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeInstanceRefreshRequest, _admin_pb2.ResumeInstanceRefreshResponse]  # type: ignore[assignment]
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served on a Unix socket and loopback only. Errors: INVALID_ARGUMENT with a Faults detail in the trailing metadata key
@@ -240,5 +266,54 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ReloadResponse, _abc.Awaitable[_admin_pb2.ReloadResponse]]:
         """Rereads the settings file; on a fault the old settings stay in force and the answer is INVALID_ARGUMENT."""
+
+    @_abc_1.abstractmethod
+    def StartInstanceRefresh(
+        self,
+        request: _admin_pb2.StartInstanceRefreshRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.StartInstanceRefreshResponse, _abc.Awaitable[_admin_pb2.StartInstanceRefreshResponse]]:
+        """Replaces a group's instances by new ones of its launch parameters. FAILED_PRECONDITION while a refresh is under way."""
+
+    @_abc_1.abstractmethod
+    def DescribeInstanceRefresh(
+        self,
+        request: _admin_pb2.DescribeInstanceRefreshRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DescribeInstanceRefreshResponse, _abc.Awaitable[_admin_pb2.DescribeInstanceRefreshResponse]]:
+        """The last refresh, under way or ended. NOT_FOUND where there was none."""
+
+    @_abc_1.abstractmethod
+    def CancelInstanceRefresh(
+        self,
+        request: _admin_pb2.CancelInstanceRefreshRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CancelInstanceRefreshResponse, _abc.Awaitable[_admin_pb2.CancelInstanceRefreshResponse]]:
+        """What was begun is finished, and nothing is taken back."""
+
+    @_abc_1.abstractmethod
+    def RollbackInstanceRefresh(
+        self,
+        request: _admin_pb2.RollbackInstanceRefreshRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RollbackInstanceRefreshResponse, _abc.Awaitable[_admin_pb2.RollbackInstanceRefreshResponse]]:
+        """The group gets the launch parameters of before the refresh again, and its instances follow; also when it has ended.
+        FAILED_PRECONDITION where none are known.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseInstanceRefresh(
+        self,
+        request: _admin_pb2.PauseInstanceRefreshRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PauseInstanceRefreshResponse, _abc.Awaitable[_admin_pb2.PauseInstanceRefreshResponse]]:
+        """Nothing more is begun until it is resumed. FAILED_PRECONDITION where none is under way."""
+
+    @_abc_1.abstractmethod
+    def ResumeInstanceRefresh(
+        self,
+        request: _admin_pb2.ResumeInstanceRefreshRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResumeInstanceRefreshResponse, _abc.Awaitable[_admin_pb2.ResumeInstanceRefreshResponse]]: ...
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
