@@ -41,6 +41,7 @@ class Sizes:
     lab_job_longest_seconds: float = size(20.0, "jobs_interrupted_lab: each takes up to so long")
     cut_seconds: float = size(120.0, "silence_replacements: how long the controller's network is cut")
     simulated_worlds: int = size(2_000, "simulate_*: worlds, from the seed on")
+    refresh_worlds: int = size(200, "refresh_below_healthy: worlds, from the seed on")
     instances: int = size(10_000, "plan_10000: instances of the group")
     plans: int = size(300, "plan_10000: passes of each scene")
     traces: str = size("", "rehearsals: a folder of load traces; else that of ASG_TRACES, else made-up ones")

@@ -31,8 +31,10 @@ def range_of(record: GroupRecord) -> tuple[int, int]:
 
 
 def allowance(record: GroupRecord) -> int:
-    """How many instances the group may have."""
-    return max(record.max_size, bounds(record.desired_capacity, *range_of(record)).ceiling)
+    """How many instances the group may have. Unhealthy ones are replaced by its own policy during a refresh too."""
+    desired = record.desired_capacity
+    ceilings = [bounds(desired, *each).ceiling for each in (range_of(record), healthy_range(record.group))]
+    return max(record.max_size, *ceilings)
 
 
 def floor_of(record: GroupRecord, reason: str) -> int:
