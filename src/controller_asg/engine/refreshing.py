@@ -30,7 +30,10 @@ def progress(record: GroupRecord, instances: Iterable[Instance], now: datetime) 
         raise NotFoundError("has had no instance refresh", f"groups.{record.group.name}", mend)
     templates = {template.version: template for template in (*record.templates, record.template)}
     template = templates.get(refresh.version)
-    shown = tuple((i, progress_of(refresh, i, now)) for i in instances if i.state not in LEAVING_STATES)
+    matching = frozenset(refresh.matching)
+    shown = tuple(
+        (i, progress_of(refresh, i, matching, now)) for i in instances if i.state not in LEAVING_STATES
+    )
     return RefreshProgress(record.group.name, refresh, template.image_id if template else "", shown)
 
 

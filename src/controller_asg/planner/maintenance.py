@@ -51,7 +51,7 @@ def replace_some(
 ) -> None:
     """Up to `at_most` of `old` go or get their replacement now, the booting and the sick first, then the oldest.
 
-    `ready` are in service and count towards the floor, `old` ones among them.
+    `ready` are in service, plainly healthy, and count towards the floor, `old` ones among them.
     """
     desired = draft.record.desired_capacity
     surplus = _capacity(draft) - desired
@@ -122,8 +122,7 @@ def replace_aged(draft: Draft) -> None:
     desired = draft.record.desired_capacity
     warmup = draft.group.default_instance_warmup_seconds
     ready = sum(
-        draft.verdict(m).health is not Health.UNHEALTHY and is_warm(draft, m.instance, warmup)
-        for m in serving
+        draft.verdict(m).health is Health.HEALTHY and is_warm(draft, m.instance, warmup) for m in serving
     )
     of = bounds(desired, *healthy_range(draft.group))
     at_a_time = max(1, math.floor(AT_A_TIME_SHARE * desired))

@@ -226,7 +226,7 @@ def _look(draft: Draft, refresh: InstanceRefresh) -> tuple[InstanceRefresh, _See
     for member in draft.live():
         instance = member.instance
         old = is_old(refresh, instance, matching)
-        unhealthy = draft.verdict(member).health is Health.UNHEALTHY
+        health = draft.verdict(member).health
         if instance.state in PARKED_STATES:
             if old and asked.standby_instances == "Terminate":
                 seen.parked.append(member)
@@ -239,14 +239,14 @@ def _look(draft: Draft, refresh: InstanceRefresh) -> tuple[InstanceRefresh, _See
                 seen.on_their_way += 1
         elif instance.state is LifecycleState.IN_SERVICE:
             if old:
-                seen.ready += not unhealthy
+                seen.ready += health is Health.HEALTHY
                 if not instance.protected_from_scale_in or asked.scale_in_protected_instances == "Refresh":
                     seen.old.append(member)
                 elif asked.scale_in_protected_instances == "Wait":
                     seen.kept.append(instance.instance_id)
-            elif unhealthy:
+            elif health is Health.UNHEALTHY:
                 seen.sick.append(instance.instance_id)
-            elif is_warm(draft, refresh, instance):
+            elif health is Health.HEALTHY and is_warm(draft, refresh, instance):
                 seen.ready += 1
             else:
                 seen.on_their_way += 1
@@ -413,10 +413,10 @@ def _tell(draft: Draft, refresh: InstanceRefresh, seen: _Seen) -> None:
 # What is shown of one instance
 
 
-def progress_of(refresh: InstanceRefresh, instance: Instance, now: datetime) -> str:
+def progress_of(refresh: InstanceRefresh, instance: Instance, matching: frozenset[str], now: datetime) -> str:
     """`Outdated`, `Ignored`, `Waiting` (protected or in Standby), `Pending`, `WarmingUp` or `Ready`."""
-    asked, old = refresh.preferences, is_old(refresh, instance, frozenset(refresh.matching))
-    if old:
+    asked = refresh.preferences
+    if is_old(refresh, instance, matching):
         wish = ""
         if instance.state in PARKED_STATES:
             wish = asked.standby_instances

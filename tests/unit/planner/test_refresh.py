@@ -20,7 +20,7 @@ from controller_asg.planner.plan_pass import plan
 from controller_asg.planner.snapshot import Member, RefreshAction, RefreshOrder
 from controller_asg.store.rows import group_from_row, group_to_row
 from controller_asg.store.schema import from_unix_ms
-from tests.making import IMAGE, NOW, SUBNETS, agent, ago, cloud, group, record, snapshot
+from tests.making import IMAGE, NOW, SUBNETS, agent, ago, cloud, group, record, serving, silent, snapshot
 
 NEW_IMAGE = "ami-00000000000000002"
 WARMUP = 600
@@ -47,7 +47,7 @@ class Fleet:
         self.seconds = 0.0
         self.number = 0
         self.broken: set[str] = set()  # versions whose instances never come up
-        self.silent: set[str] = set()
+        self.sick: set[str] = set()
         for _ in range(desired):
             self._add(self.old_version, LifecycleState.IN_SERVICE, ago(86_400))
         self.least = self.most = desired
@@ -61,7 +61,7 @@ class Fleet:
     def step(self, seconds: float, *orders: RefreshOrder) -> None:
         self.seconds += seconds
         now = NOW + timedelta(seconds=self.seconds)
-        seen = [self._member(instance) for instance in self.members.values()]
+        seen = [self.member(instance) for instance in self.members.values()]
         snap = self._snapshot(seen, orders)
         planned = self.planned = plan(replace(snap, now=now))
         # As the store gives it back, so that a restart anywhere changes nothing.
@@ -115,11 +115,11 @@ class Fleet:
         )
         self.members[made.instance_id] = made
 
-    def _member(self, instance: Instance) -> Member:
+    def member(self, instance: Instance) -> Member:
         view = None
         if instance.launch_version not in self.broken:
             view = agent(instance, 50.0)
-        if instance.instance_id in self.silent:
+        if instance.instance_id in self.sick:
             instance = replace(instance, marked_unhealthy="ann")
         return Member(instance, cloud(instance), view)
 
@@ -263,7 +263,7 @@ def test_new_instances_that_fall_ill_roll_it_back() -> None:
     fleet = Fleet(4, default_instance_warmup_seconds=100)
     fleet.order("start", min_healthy_percentage=75, auto_rollback=True)
     for _ in range(100):
-        fleet.silent = {
+        fleet.sick = {
             i
             for i, one in fleet.members.items()
             if one.launch_version != fleet.old_version and one.in_service_at
@@ -371,3 +371,27 @@ def test_instances_are_replaced_before_they_reach_their_lifetime() -> None:
     fleet.run(1500)
     assert not before & set(fleet.members)
     assert fleet.least == 18
+
+
+def test_while_many_are_silent_nobody_is_replaced() -> None:
+    fleet = Fleet(10, default_instance_warmup_seconds=0)
+    fleet.order("start", min_healthy_percentage=90)
+    fleet.run(60)
+    seen = [fleet.member(instance) for instance in fleet.members.values()]
+    quiet = [replace(m, agent=silent(m.instance)) for m in seen[:4]]
+    planned = plan(replace(snapshot(fleet.record, *quiet, *seen[4:]), now=NOW + timedelta(seconds=60)))
+    assert "MassSilence" in dict(planned.conditions)
+    assert not planned.terminations
+
+
+@pytest.mark.parametrize(("high", "launched", "terminated"), [(100, 1, 1), (150, 1, 0)])
+def test_an_unhealthy_instance_is_replaced_within_the_maintenance_policy(
+    high: int, launched: int, terminated: int
+) -> None:
+    """At max_size too: launched first where max_healthy_percentage leaves room, else as the dead one goes."""
+    policy = {"min_healthy_percentage": 50, "max_healthy_percentage": high}
+    of = record(2, max_size=2, policies=[], instance_maintenance_policy=policy)
+    dead = replace(serving(2), agent=silent(serving(2).instance))
+    planned = plan(snapshot(of, serving(1), dead))
+    assert sum(launch.count for launch in planned.launches) == launched
+    assert len(planned.terminations) == terminated
