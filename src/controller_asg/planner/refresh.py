@@ -335,9 +335,9 @@ def _replace(draft: Draft, refresh: InstanceRefresh, seen: _Seen, of: maintenanc
     if seen.parked:
         # They serve nobody, so they need no turn.
         draft.terminate(tuple(m.instance.instance_id for m in seen.parked), cause)
-    before = len(draft.terminations)
+    before = len(draft.terminations) + len(draft.waits)
     maintenance.replace_some(draft, seen.old, seen.ready, min(goal, len(seen.old)), of, cause)
-    idle = len(draft.terminations) == before and not seen.on_their_way and not seen.parked
+    idle = len(draft.terminations) + len(draft.waits) == before and not seen.on_their_way and not seen.parked
     waiting = (refresh.waiting_since_at or draft.now) if idle else None
     if (waiting, draft.over) == (refresh.waiting_since_at, refresh.over):
         return refresh
