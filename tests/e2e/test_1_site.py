@@ -88,22 +88,38 @@ with sqlite3.connect("/var/lib/controller-asg/store.db", timeout=10) as store:
 """
 
 
-def test_check_mode_says_what_a_change_would_have_done_yesterday(deployment: Deployment) -> None:
-    done = deployment.execute(deployment.controller_id, "/opt/controller-asg/bin/python", "-c", _RECORD_A_DAY)
-    assert done.returncode == 0, done.stderr
-    tracking = [{"type": "target_tracking", "metric": "cpu_percent", "target": 50}]
-    changed = {**GROUPS, "web": {**GROUPS["web"], "policies": tracking}}
-    lines: list[str] = []
-    deployment.play(
-        "playbooks/apply_groups.yml",
-        "--check",
-        "--diff",
-        extra_vars={"asg_groups": changed},
-        on_line=lines.append,
-    )
-    (before,) = [line for line in lines if line.startswith("-# yesterday web would have paid ")]
-    (after,) = [line for line in lines if line.startswith("+# yesterday web would have paid ")]
-    assert before[1:] != after[1:]
+_CHECK = """
+import sys
+import grpc
+from google.protobuf.json_format import MessageToJson
+from asg.admin.v1 import admin_pb2, admin_pb2_grpc
+channel = grpc.insecure_channel("unix:///run/controller-asg/admin.sock")
+document = admin_pb2.GroupDocument(name="web", document_json=sys.argv[1])
+request = admin_pb2.ApplyGroupsRequest(documents=[document], validate_only=True)
+print(MessageToJson(admin_pb2_grpc.AdminServiceStub(channel).ApplyGroups(request, timeout=10)))
+"""
+
+
+def test_a_check_says_what_a_change_would_have_done_yesterday(deployment: Deployment) -> None:
+    def on_controller(script: str, *arguments: str) -> str:
+        python = "/opt/controller-asg/bin/python"
+        done = deployment.execute(deployment.controller_id, python, "-c", script, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    on_controller(_RECORD_A_DAY)
+    document = deployment.groups()["web"]["document"]
+    del document["name"]
+    document["policies"] = [{"type": "target_tracking", "metric": "cpu_percent", "target": 50}]
+
+    def yesterday() -> Any:
+        (answer,) = json.loads(on_controller(_CHECK, json.dumps(document)))["groups"]
+        return answer.get("yesterday")
+
+    # It is told when it is ready within two seconds, and this machine may have other work.
+    told = wait_until("yesterday is told", yesterday, 60, every=1)
+    assert told["before"]["instanceHours"] != told["after"]["instanceHours"]
+    assert told["recordedMinutes"] == pytest.approx(24 * 60, abs=5)
 
 
 def test_a_changed_launch_parameter_shows_which_instances_are_outdated(deployment: Deployment) -> None:
