@@ -139,9 +139,10 @@ class _Life:
         return Lived(schedule, paid * TICK_SECONDS / 3600, launches, deaths)
 
     def _document(self) -> dict[str, Any]:
-        """The group's own, launched where this world has zones."""
+        """The group's own, launched where this world has zones; nobody here would carry a hook or a drain out."""
         document = group_to_dict(self._group)
         del document["name"]
+        document |= {"lifecycle_hooks": [], "drain": False}
         document["launch"] = {"image": {"id": GOOD_IMAGE}, "zones": ZONE_NAMES[: self._surroundings.zones]}
         return document
 

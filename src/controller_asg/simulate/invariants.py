@@ -320,6 +320,14 @@ class Invariants:
                 what = f"{group} keeps {staying} in service, {floor} must stay: {reason}"
                 self.violate("never below min_healthy_percentage by our own act", what)
 
+    # What an order brings
+
+    def ordered_away(self, instance_id: str) -> None:
+        """The order to terminate it has just been answered."""
+        known = self._world.disk.instances.get(instance_id)
+        if known is not None and known.state not in LEAVING_STATES:
+            self.violate("who is ordered away leaves", f"{instance_id} is {known.state}")
+
     # What the clock brings
 
     def tick(self, watching: bool, steady: bool = True) -> None:

@@ -309,6 +309,7 @@ class _Drama:
                         victim, decrement = chance.choice(members), chance.random() < 0.5
                         self._tell(f"operator: terminate {victim}")
                         await world.ask(engine.terminate_instance(victim, decrement, "operator"))
+                        self._invariants.ordered_away(victim)
                     case 4 if members:
                         one, protected = chance.choice(members), chance.random() < 0.5
                         self._tell(f"operator: {'protect' if protected else 'unprotect'} {one}")

@@ -1,6 +1,9 @@
 """A rehearsal in a described world: the daemon's engine meets what the operator wrote."""
 
+from dataclasses import replace
+
 from controller_asg.model.group import Group, Image, LaunchParameters
+from controller_asg.model.lifecycle_hook import LifecycleHook
 from controller_asg.model.scaling_policy import TargetTracking
 from controller_asg.rehearse.whole_group import BEGIN
 from controller_asg.simulate.described import Lived, Outage, Surroundings, live
@@ -42,3 +45,13 @@ def test_longer_boots_leave_a_rise_short_for_longer() -> None:
         for delay in (20.0, 300.0)
     ]
     assert short[1] >= short[0] + 25, "280 s later, in ticks of 10 s"
+
+
+def test_a_groups_hooks_and_drain_hold_nothing_up_where_nobody_carries_them_out() -> None:
+    rise = [2.0] * 60 + [6.0] * 60 + [2.0] * 60
+    hooks = tuple(LifecycleHook(f"on-{when}", when) for when in ("launch", "terminate"))  # type: ignore[arg-type]
+    plain, hooked = (
+        live(rise, group, Surroundings((30.0,)), BEGIN)
+        for group in (GROUP, replace(GROUP, lifecycle_hooks=hooks, drain=True))
+    )
+    assert plain == hooked
