@@ -322,7 +322,7 @@ def _replace(draft: Draft, refresh: InstanceRefresh, seen: _Seen, of: maintenanc
     left = len(seen.old) + len(seen.kept) + len(seen.parked)
     if reached == steps[-1] and _is_done(refresh, seen):
         return _done(draft, refresh)
-    if reached > refresh.checkpoint:
+    if refresh.checkpoint < reached < steps[-1]:
         refresh = replace(refresh, checkpoint=reached, holding_since_at=draft.now, waiting_since_at=None)
     if refresh.holding_since_at is not None:
         if draft.now < refresh.holding_since_at + timedelta(seconds=asked.checkpoint_delay_seconds):

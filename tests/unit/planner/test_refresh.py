@@ -49,7 +49,7 @@ class Fleet:
         self.broken: set[str] = set()  # versions whose instances never come up
         self.sick: set[str] = set()
         for _ in range(desired):
-            self._add(self.old_version, LifecycleState.IN_SERVICE, ago(86_400))
+            self.add(self.old_version, LifecycleState.IN_SERVICE, ago(86_400))
         self.least = self.most = desired
         self.log: list[tuple[float, int, int]] = []  # when, how many terminated, how many launched
         self.planned: Plan | None = None
@@ -73,7 +73,7 @@ class Fleet:
             del self.members[instance_id]
         for launch in planned.launches:
             for _ in range(launch.count):
-                self._add(launch.template.version, LifecycleState.PENDING, now)
+                self.add(launch.template.version, LifecycleState.PENDING, now)
         launched = sum(launch.count for launch in planned.launches)
         if gone or launched:
             self.log.append((self.seconds, len(gone), launched))
@@ -99,7 +99,7 @@ class Fleet:
     def change(self, instance_id: str, **keys: Any) -> None:
         self.members[instance_id] = replace(self.members[instance_id], **keys)
 
-    def _add(self, version: str, state: LifecycleState, at: Any) -> None:
+    def add(self, version: str, state: LifecycleState, at: Any) -> None:
         self.number += 1
         served = at if state is LifecycleState.IN_SERVICE else None
         made = Instance(
@@ -313,6 +313,17 @@ def test_it_bakes_before_it_is_successful() -> None:
     assert fleet.status == (RefreshStatus.BAKING, 100)
     fleet.run(600, until=fleet.ended)
     assert fleet.status == (RefreshStatus.SUCCESSFUL, 100)
+
+
+def test_an_old_instance_that_turns_up_late_is_replaced_before_the_end() -> None:
+    """A launch whose answer was lost; the bake is over only when it is gone."""
+    fleet = Fleet(2, default_instance_warmup_seconds=0)
+    fleet.order("start", bake_time_seconds=100)
+    fleet.run(1000, until=lambda: fleet.status[0] is RefreshStatus.BAKING)
+    fleet.add(fleet.old_version, LifecycleState.IN_SERVICE, ago(-fleet.seconds))
+    fleet.run(400, until=fleet.ended)
+    assert fleet.status == (RefreshStatus.SUCCESSFUL, 100)
+    assert fleet.versions() == [fleet.record.launch_version]
 
 
 def test_other_launch_parameters_end_it_and_a_second_start_is_refused() -> None:
