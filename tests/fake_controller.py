@@ -85,6 +85,9 @@ class FakeController:
             7, NOW, "2 groups, 3 of 3 in service", "RequestLimitExceeded", "database or disk is full"
         )
 
+    def hourly_cost(self) -> tuple[float, float | None]:
+        return 0.0348, 0.5
+
     def groups(self, name: str = "") -> tuple[GroupStatus, ...]:
         self._may_fail()
         found = [self._record(name)] if name else list(self.records.values())
@@ -96,6 +99,7 @@ class FakeController:
                 (A,) if each.group.name == "web" else (),
                 self.decided[0] if each.group.name == "web" and self.decided else None,
                 next_times(each, NOW, 5),
+                0.0232,
             )
             for each in found
         )

@@ -81,6 +81,7 @@ def cloud(
         made.private_ip,
         IMAGE,
         made.launched_at,
+        made.market,
     )
 
 

@@ -52,6 +52,12 @@ class Settings:
     ping_timeout_seconds: Annotated[float, Field(ge=0.1, le=30), RELOAD] = 0.75
     # Ended activities and decisions are kept so long.
     history_days: Annotated[float, Field(gt=0, le=3650), RELOAD] = 14.0
+    # USD an hour that all groups together may cost, by prices_file; a group's own is max_hourly_cost in its document.
+    # Each group's min_size is set aside, the rest is for who asks first. 0: no ceiling.
+    max_hourly_cost: Annotated[float, Field(ge=0, le=1_000_000), RELOAD] = 0.0
+    # YAML or JSON: region, type, then on_demand and spot in USD an hour. Needed where a ceiling or lowest-price is set.
+    # A reload reads it anew. Empty: no prices.
+    prices_file: Annotated[str, RELOAD] = ""
     # Jinja2 template of the user data (the role monitor_agent's own).
     user_data_template: str = "/etc/controller-asg/user-data.j2"
     # bootstrap: role. The directory that holds roles/monitor_agent and its wheelhouse, and the ssh identity to use.

@@ -30,9 +30,11 @@ from controller_asg.model.clock import SystemClock
 from controller_asg.model.document import place
 from controller_asg.model.errors import AsgError, Fault, SpecError
 from controller_asg.model.group import Group
+from controller_asg.model.offering import Prices
 from controller_asg.monitor.fleet import Fleet, WatchSettings
 from controller_asg.monitor.ping import GrpcPinger
 from controller_asg.notify import Notifier
+from controller_asg.prices import load_prices
 from controller_asg.store.sql import SqlStore
 
 log = structlog.get_logger()
@@ -63,7 +65,7 @@ class Daemon:
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._settings = settings
-        self._token, self._template = _read_files(settings)
+        self._token, self._template, self._prices = _read_files(settings)
         self.settings_fault = ""
         self._clock = SystemClock()
         self._notifier = Notifier()
@@ -90,6 +92,7 @@ class Daemon:
             self._user_data,
             _bootstrap(settings),
             self._progressed,
+            prices=self._prices,
         )
         self._admin: AdminServer | None = None
         self._agents: grpc.aio.Server | None = None
@@ -208,7 +211,7 @@ class Daemon:
         try:
             wanted = load_settings(self._path)
             in_force = reloaded(self._settings, wanted)
-            token, template = _read_files(in_force)
+            token, template, prices = _read_files(in_force)
         except SpecError as error:
             self.settings_fault = "; ".join(map(str, error.faults))
             log.error("reload_refused", fault=self.settings_fault, mend="mend the file, then reload again")
@@ -219,10 +222,11 @@ class Daemon:
         # Files that a setting names are reread too.
         names += ("http_token_file",) * (token != self._token)
         names += ("user_data_template",) * (template != self._template)
-        self._settings, self._token, self._template = in_force, token, template
+        names += ("prices_file",) * (prices != self._prices)
+        self._settings, self._token, self._template, self._prices = in_force, token, template, prices
         set_level(in_force.log_level)
         self._fleet.settings = _watch_settings(in_force)
-        self._engine.settings_changed(in_force)
+        self._engine.settings_changed(in_force, prices)
         log.info("reloaded", changed=names, needs_restart=needs_restart)
         return names, needs_restart
 
@@ -245,10 +249,10 @@ class Daemon:
         )
 
 
-def _read_files(settings: Settings) -> tuple[bytes, str]:
-    """(token, template) of the files that settings name. Raises SpecError with the faults of both."""
+def _read_files(settings: Settings) -> tuple[bytes, str, Prices]:
+    """(token, template, prices) of the files that settings name. Raises SpecError with the faults of all."""
     faults: list[Fault] = []
-    token, template = b"", ""
+    token, template, prices = b"", "", Prices()
     if settings.http_token_file:
         try:
             token = read_token(Path(settings.http_token_file))
@@ -259,9 +263,13 @@ def _read_files(settings: Settings) -> tuple[bytes, str]:
     except (OSError, UnicodeDecodeError) as error:
         what = f"{settings.user_data_template} can't be read: {error}"
         faults.append(Fault("user_data_template", what, "let the role controller write it"))
+    try:
+        prices = load_prices(settings)
+    except SpecError as error:
+        faults.extend(error.faults)
     if faults:
         raise SpecError(tuple(faults))
-    return token, template
+    return token, template, prices
 
 
 def _watch_settings(settings: Settings) -> WatchSettings:

@@ -22,6 +22,7 @@ from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.errors import FencedError, StoreError
 from controller_asg.model.group import Disk, Group, Image, LaunchParameters
 from controller_asg.model.instance import Instance, LifecycleState
+from controller_asg.model.offering import Market, Offering
 from controller_asg.model.record import (
     Change,
     DemandMinute,
@@ -458,6 +459,7 @@ instances = st.builds(
     reason=words,
     bootstrapped_at=st.none() | times,
     marked_unhealthy=words,
+    market=st.sampled_from(Market),
 )
 policies = st.builds(TargetTracking, metric=words, target=st.floats(0.001, 1e9), name=words) | st.builds(
     Thresholds, metric=words, create_above=st.floats(-1e9, 1e9), enabled=st.booleans()
@@ -482,6 +484,7 @@ specs = st.builds(
     ).map(tuple),
     default_instance_warmup_seconds=st.floats(0, 600_000),
 )
+offerings = st.builds(Offering, words, st.just("t3.micro"), st.sampled_from(Market))
 records = st.builds(
     GroupRecord,
     group=specs,
@@ -490,8 +493,9 @@ records = st.builds(
     launch_version=words,
     desired_capacity=sizes,
     applied_at=times,
+    spot_returned_at=st.none() | times,
     backoffs=st.lists(
-        st.builds(LaunchBackoff, any_words, any_words, sizes, times, any_words), max_size=2
+        st.builds(LaunchBackoff, st.none() | offerings, sizes, times, any_words), max_size=2
     ).map(tuple),
     last_changes=st.lists(st.builds(LastChange, any_words, any_words, times), max_size=2).map(tuple),
     launch_memory=st.builds(

@@ -105,7 +105,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def ListGroups(self, request: pb.ListGroupsRequest, context: Context) -> pb.ListGroupsResponse:
         async with answering(context):
-            return pb.ListGroupsResponse(groups=map(group_message, self._controller.groups(request.name)))
+            hourly_cost, ceiling = self._controller.hourly_cost()
+            return pb.ListGroupsResponse(
+                groups=map(group_message, self._controller.groups(request.name)),
+                hourly_cost=hourly_cost,
+                max_hourly_cost=ceiling,
+            )
 
     async def ListInstances(
         self, request: pb.ListInstancesRequest, context: Context

@@ -181,6 +181,7 @@ class HttpApi:
     async def status(self, request: Request) -> Response:
         _query(request)
         status = self._controller.status()
+        hourly_cost, ceiling = self._controller.hourly_cost()
         stamp = timestamp(status.started_at)
         body = {
             "version": self._version,
@@ -189,6 +190,8 @@ class HttpApi:
             "summary": status.summary,
             "cloud_fault": status.cloud_fault,
             "store_fault": status.store_fault,
+            "hourly_cost": hourly_cost,
+            "max_hourly_cost": ceiling,
         }
         return JSONResponse(body)
 

@@ -57,6 +57,8 @@ def group_message(status: GroupStatus) -> pb.Group:
             if done.in_force
         ],
         next_scheduled=[scheduled_message(at, action) for at, action in status.next_times],
+        hourly_cost=status.hourly_cost,
+        max_hourly_cost=record.group.max_hourly_cost,
     )
 
 
@@ -95,6 +97,7 @@ def instance_message(status: InstanceStatus) -> pb.Instance:
         busy=busy_messages(status),
         leaving=instance.leaving or "",
         lifecycle_actions=map(action_message, instance.hooks),
+        market=instance.market,
     )
 
 

@@ -27,7 +27,14 @@ from controller_asg.cli.calls import (
 )
 from controller_asg.cli.sentences import why as sentences
 from controller_asg.cli.serve import DEFAULT_CONFIG
-from controller_asg.cli.tables import activities_table, groups_table, instances_table, moment, schedule_table
+from controller_asg.cli.tables import (
+    activities_table,
+    cost_line,
+    groups_table,
+    instances_table,
+    moment,
+    schedule_table,
+)
 from controller_asg.model.errors import AsgError, Fault, SpecError
 
 app = typer.Typer(
@@ -161,13 +168,15 @@ def status(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
 
 @app.command()
 def groups(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
-    """The groups and their sizes."""
+    """The groups, their sizes and what they cost."""
     with controller(address) as stub:
         answer = stub.ListGroups(pb.ListGroupsRequest(), timeout=TIMEOUT_SECONDS)
     if as_json:
         print_json(to_json(answer))
     else:
         groups_table(answer.groups).show("no groups; apply one by the playbook apply_groups")
+        if answer.groups:
+            typer.echo(cost_line(answer))
 
 
 @app.command()

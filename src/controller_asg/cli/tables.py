@@ -63,6 +63,7 @@ def groups_table(groups: Iterable[pb.Group]) -> Table:
         "IN SERVICE",
         "OTHERS",
         "OUTDATED",
+        "$/H",
         "LAST DECISION",
         "CONDITIONS",
     )
@@ -79,11 +80,23 @@ def groups_table(groups: Iterable[pb.Group]) -> Table:
                 str(in_service),
                 ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "-",
                 str(len(group.outdated_instance_ids) or "-"),
+                _of_ceiling(group),
                 group.last_decision or "-",
                 ", ".join(each.kind for each in group.conditions) or "-",
             )
         )
     return Table(columns, tuple(rows))
+
+
+def cost_line(answer: pb.ListGroupsResponse) -> str:
+    """Of all groups together."""
+    return f"in all ${_of_ceiling(answer)} an hour"
+
+
+def _of_ceiling(answer: pb.Group | pb.ListGroupsResponse) -> str:
+    """0.0312, or 0.0312 of 0.05 where there is a ceiling."""
+    cost = f"{answer.hourly_cost:.4f}"
+    return f"{cost} of {answer.max_hourly_cost:g}" if answer.HasField("max_hourly_cost") else cost
 
 
 def instances_table(instances: Sequence[pb.Instance], now: datetime) -> Table:
@@ -105,6 +118,7 @@ def instances_table(instances: Sequence[pb.Instance], now: datetime) -> Table:
     for each in instances:
         cpu = each.metrics.get("cpu_percent")
         notes = [
+            "spot" if each.market == "spot" else "",
             "protected" if each.protected_from_scale_in else "",
             "outdated" if each.outdated else "",
             *map(action_text, each.lifecycle_actions),

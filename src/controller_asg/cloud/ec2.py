@@ -28,6 +28,7 @@ from controller_asg.model.clock import Clock
 from controller_asg.model.errors import CloudError, Fault, RejectedError, UncertainError
 from controller_asg.model.group import Group, Image
 from controller_asg.model.instance import CloudInstance, Ec2State, StatusCheck
+from controller_asg.model.offering import Market
 
 if TYPE_CHECKING:
     from types_boto3_ec2.type_defs import (
@@ -306,6 +307,7 @@ def _view(instance: "InstanceTypeDef", checks: Mapping[str, StatusCheck]) -> Clo
         private_ip=instance.get("PrivateIpAddress", ""),
         image_id=instance.get("ImageId", ""),
         launched_at=_aware(instance["LaunchTime"]),
+        market=Market.SPOT if instance.get("InstanceLifecycle") == "spot" else Market.ON_DEMAND,
     )
 
 

@@ -110,8 +110,9 @@ class _Check:
         return image
 
     async def instance_type(self, image: "ImageTypeDef | None") -> "InstanceTypeInfoTypeDef | None":
-        name = self.group.launch.instance_type
-        filters: list[FilterTypeDef] = [{"Name": "instance-type", "Values": [name]}]
+        """The first type; each of them is checked."""
+        names = self.group.launch.types
+        filters: list[FilterTypeDef] = [{"Name": "instance-type", "Values": list(names)}]
         answer = await self._permitted(
             self.calls.read(
                 "DescribeInstanceTypes",
@@ -122,17 +123,18 @@ class _Check:
         )
         if answer is None:
             return None
-        found = next(iter(answer["InstanceTypes"]), None)
-        if found is None:
-            self._fault("instance_type", f"this region has no {name}", "name one of its types, as t3.micro")
-            return None
-        runs = found.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
+        by_name = {str(found.get("InstanceType", "")): found for found in answer["InstanceTypes"]}
         wanted = image.get("Architecture") if image is not None else None
-        if wanted and runs and wanted not in runs:
-            what = f"{name} runs {', '.join(runs)}, and the image is built for {wanted}"
-            self._fault("instance_type", what, "name a type, or an image, of the other's architecture")
-            return None
-        return found
+        for index, name in enumerate(names):
+            key = f"instance_types[{index - 1}]" if index else "instance_type"
+            if name not in by_name:
+                self._fault(key, f"this region has no {name}", "name one of its types, as t3.micro")
+                continue
+            runs = by_name[name].get("ProcessorInfo", {}).get("SupportedArchitectures", [])
+            if wanted and runs and wanted not in runs:
+                what = f"{name} runs {', '.join(runs)}, and the image is built for {wanted}"
+                self._fault(key, what, "name a type, or an image, of the other's architecture")
+        return None if self.has_fault("instance_type") else by_name[names[0]]
 
     async def subnets(self) -> tuple[Subnet, ...]:
         launch = self.group.launch

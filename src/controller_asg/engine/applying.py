@@ -1,6 +1,6 @@
 """Applying documents: what EC2 would refuse is found first, then what differs, then all of it is one transaction."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -27,6 +27,7 @@ async def check(
     documents: Mapping[str, Mapping[str, Any]],
     source: str,
     user_data: Callable[[Group], str],
+    cost_faults: Callable[[list[Group], str], Iterable[Fault]],
 ) -> tuple[list[tuple[Group, str]], tuple[Fault, ...]]:
     """Each group with its image's id, and warnings. Raises SpecError with all faults of all documents."""
     wanted: list[tuple[Group, str]] = []
@@ -48,6 +49,7 @@ async def check(
         if not group.policies:
             what = "has no policy, so its size changes only by hand"
             warnings.append(Fault(place(group.name, "policies", source), what, "add one, or leave it so"))
+    faults.extend(cost_faults([group for group, _ in wanted], source))
     if faults:
         raise SpecError(tuple(faults))
     return wanted, tuple(warnings)

@@ -33,6 +33,7 @@ class GroupStatus:
     outdated_instance_ids: tuple[str, ...]
     last_decision: Decision | None
     next_times: tuple[tuple[datetime, ScheduledAction], ...]  # of its scheduled actions
+    hourly_cost: float  # USD; what has no price counts nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,9 @@ class Controller(Protocol):
     """Raises SpecError, NotFoundError, ConflictError, StoreError and CloudError; each changes nothing then."""
 
     def status(self) -> ControllerStatus: ...
+
+    def hourly_cost(self) -> tuple[float, float | None]:
+        """(of all groups by their records, the ceiling on it), in USD; None: there is no ceiling."""
 
     def groups(self, name: str = "") -> tuple[GroupStatus, ...]:
         """All groups, or the one; NotFoundError for an unknown name."""

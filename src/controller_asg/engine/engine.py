@@ -13,6 +13,7 @@ from controller_asg.cloud.port import Cloud
 from controller_asg.config import Settings
 from controller_asg.engine import applying, lifecycle_actions, refreshing
 from controller_asg.engine.acting import Actor
+from controller_asg.engine.budget import Budget
 from controller_asg.engine.controller import (
     Applied,
     Condition,
@@ -33,12 +34,14 @@ from controller_asg.model.decision import Decision
 from controller_asg.model.errors import CloudError, ConflictError, Fault, FencedError, SpecError, StoreError
 from controller_asg.model.group import Group
 from controller_asg.model.instance import LEAVING_STATES, Instance, LifecycleState
+from controller_asg.model.offering import Prices
 from controller_asg.model.record import Change, DemandMinute, State
 from controller_asg.model.refresh import parse_preferences
 from controller_asg.monitor.fleet import Member as Expected
 from controller_asg.monitor.fleet import WatchSettings
 from controller_asg.planner.schedule import next_times
 from controller_asg.planner.snapshot import (
+    NO_PRICES,
     Bootstrapped,
     CompleteAction,
     Order,
@@ -107,6 +110,7 @@ class Engine:
         progress: Callable[[], None] = lambda: None,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         random_source: random.Random | None = None,
+        prices: Prices = NO_PRICES,
     ) -> None:
         self._store = store
         self._cloud = cloud
@@ -120,6 +124,7 @@ class Engine:
         self._actor = Actor(cloud, clock, random_source or random.Random(), self._deliver)  # noqa: S311 - jitter
         self._memory = Memory(State((), (), ()))
         self._view = CloudView()
+        self._budget = Budget(self._memory, prices, settings.max_hourly_cost)
         self._reconcilers: dict[str, Reconciler] = {}
         self._subnets: dict[str, tuple[float, int, tuple[tuple[str, str], ...]]] = {}
         self._bootstrapping: set[str] = set()
@@ -137,6 +142,7 @@ class Engine:
         """Take the store over and load it. Raises StoreError."""
         self._epoch = await self._store.open()
         self._memory = Memory(await self._store.load())
+        self._budget = Budget(self._memory, self._budget.prices, self._settings.max_hourly_cost)
         memories = {each.group: each.document for each in await self._store.memories()}
         for name in self._memory.groups:
             self._reconcilers[name] = self._new_reconciler(name, memories.get(name, ""))
@@ -157,8 +163,9 @@ class Engine:
                 if not activity.acknowledged:
                     self._act(activity, False)
 
-    def settings_changed(self, settings: Settings) -> None:
+    def settings_changed(self, settings: Settings, prices: Prices) -> None:
         self._settings = settings
+        self._budget.changed(prices, settings.max_hourly_cost)
         self._look.set()
 
     def wake(self, group: str, why: str) -> None:
@@ -233,6 +240,7 @@ class Engine:
             tell_agent=self._fleet.send,
             members_changed=self._members_changed,
             look_at_ec2=self._look.set,
+            budget=self._budget,
         )
         return Reconciler(name, shared, memories)
 
@@ -368,6 +376,7 @@ class Engine:
             async with reconciler.lock if reconciler is not None else asyncio.Lock():
                 state = await self._store.load()
                 unknown = self._memory.reload(name, state)
+                self._budget.spent(name)
             self._doubtful.discard(name)
             if name in self._memory.groups:
                 self._begin(name)
@@ -422,6 +431,9 @@ class Engine:
         summary = f"{count} group{'' if count == 1 else 's'}, {serving:,} of {wanted:,} in service"
         return ControllerStatus(self._epoch, self._started_at, summary, self._cloud_fault, self._store_fault)
 
+    def hourly_cost(self) -> tuple[float, float | None]:
+        return sum(map(self._budget.cost, self._memory.groups)), self._settings.max_hourly_cost or None
+
     def groups(self, name: str = "") -> tuple[GroupStatus, ...]:
         records = [self._memory.record(name)] if name else self._memory.groups.values()
         return tuple(
@@ -435,6 +447,7 @@ class Engine:
                 applying.outdated(self._memory, record),
                 self._reconcilers[record.group.name].decisions.latest,
                 next_times(record, self._clock.now(), NEXT_TIMES),
+                self._budget.cost(record.group.name),
             )
             for record in records
         )
@@ -502,7 +515,9 @@ class Engine:
     async def apply_groups(
         self, documents: Mapping[str, Mapping[str, Any]], validate_only: bool, source: str = ""
     ) -> tuple[tuple[Applied, ...], tuple[Fault, ...]]:
-        wanted, warnings = await applying.check(self._cloud, documents, source, self._user_data)
+        wanted, warnings = await applying.check(
+            self._cloud, documents, source, self._user_data, self._budget.faults
+        )
         await self._clear_doubts()
         if any(name not in self._memory.groups for name in documents) and not validate_only:
             # A new group finds what carries its tags already: the store may have been lost.

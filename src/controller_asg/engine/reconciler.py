@@ -8,6 +8,7 @@ from typing import Protocol
 
 import structlog
 
+from controller_asg.engine.budget import Budget
 from controller_asg.engine.decision_log import DecisionLog
 from controller_asg.engine.inbox import Inbox
 from controller_asg.engine.memory import Memory
@@ -20,6 +21,7 @@ from controller_asg.model.errors import StoreError
 from controller_asg.model.group import Group
 from controller_asg.model.instance import AgentView
 from controller_asg.model.launch import launch_request
+from controller_asg.model.offering import Market
 from controller_asg.model.record import Change
 from controller_asg.monitor.fleet import WatchSettings
 from controller_asg.planner.health import Health, Verdict
@@ -63,6 +65,7 @@ class Shared:
     tell_agent: Callable[[str, AgentOrder], bool]
     members_changed: Callable[[], None]
     look_at_ec2: Callable[[], None]
+    budget: Budget
 
 
 class Reconciler:
@@ -121,6 +124,7 @@ class Reconciler:
         state = await self._shared.store.load()
         for activity in self._shared.memory.reload(self.name, state):
             self._shared.act(activity, False)
+        self._shared.budget.spent(self.name)
         self._shared.members_changed()
         self.in_doubt = False
 
@@ -165,6 +169,8 @@ class Reconciler:
             facts=facts,
             orders=orders,
             memories=self._memories.of(memory.groups[self.name].group.policies),
+            prices=shared.budget.prices,
+            cost_left=shared.budget.left(self.name),
         )
 
     async def _journal(self, snapshot: Snapshot, planned: Plan) -> list[tuple[Activity, bool]]:
@@ -173,7 +179,13 @@ class Reconciler:
         new: list[tuple[Activity, bool]] = []
         for launch in planned.launches:
             activity_id, template = shared.new_id(), launch.template
-            group = replace(planned.record.group, launch=template.launch, bootstrap=template.bootstrap)
+            offering = launch.offering
+            parameters = replace(
+                template.launch,
+                instance_type=offering.instance_type,
+                spot=offering.market is Market.SPOT,
+            )
+            group = replace(planned.record.group, launch=parameters, bootstrap=template.bootstrap)
             request = launch_request(
                 group,
                 template.image_id,
@@ -181,7 +193,7 @@ class Reconciler:
                 activity_id,
                 launch.count,
                 launch.subnet_id,
-                launch.zone,
+                offering.zone,
                 shared.user_data(group),
             )
             new.append(
@@ -226,8 +238,10 @@ class Reconciler:
         )
         decision_id = 0
         if change != NO_CHANGE:
+            shared.budget.reserve(self.name, planned.hourly_cost)
             decision_id = await shared.store.commit(change)
             shared.memory.apply(change)
+            shared.budget.spent(self.name)
             shared.memory.link([activity.activity_id for activity, _ in new], decision_id)
         self.decisions.passed(planned.decision, decision, decision_id)
         if planned.instances or planned.gone:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from controller_asg.model.offering import Market, Offering
+
 
 class ActivityKind(StrEnum):
     LAUNCH = "launch"
@@ -44,6 +46,10 @@ class LaunchRequest:
     user_data: str = ""
     metadata_tokens: str = "required"
     spot: bool = False
+
+    @property
+    def offering(self) -> Offering:
+        return Offering(self.zone, self.instance_type, Market.SPOT if self.spot else Market.ON_DEMAND)
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,20 @@ def _contradictions(group: Group, source: str) -> Iterator[Fault]:
             "is missing, and bootstrap is role",
             "name the key pair the controller logs in with",
         )
+    launch = group.launch
+    if launch.spot and launch.on_demand_percentage:
+        yield fault(
+            "launch.on_demand_percentage_above_base_capacity",
+            f"{launch.on_demand_percentage} contradicts spot: true, which is 0",
+            "leave one of the two out",
+        )
+    for index, name in enumerate(launch.instance_types):
+        if name in launch.types[: index + 1]:
+            yield fault(
+                f"launch.instance_types[{index}]",
+                f"{name} stands twice",
+                "name each type once, instance_type first",
+            )
     devices = [disk.device for disk in group.launch.disks]
     for index, device in enumerate(devices):
         if device in devices[:index]:

@@ -30,6 +30,7 @@ TerminationPolicy = Literal[
     "ClosestToNextInstanceHour",
     "LeastLoaded",
 ]
+InstanceType = Annotated[str, Field(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -61,7 +62,18 @@ class LaunchParameters:
     """How EC2 is asked for an instance. A change here makes running instances outdated; it never replaces them."""
 
     image: Image
-    instance_type: Annotated[str, Field(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")] = "t2.micro"
+    instance_type: InstanceType = "t2.micro"
+    # Further types, after instance_type, for when EC2 has none of those before: an offering (zone, type, market) that
+    # failed is avoided for a time that doubles from 5 s to 5 minutes. All count as one instance: EC2's
+    # WeightedCapacity is not known here.
+    instance_types: Annotated[tuple[InstanceType, ...], Field(max_length=39)] = ()
+    # Which type first, within the zone that is to be filled: prioritized, in the order written; or lowest-price, by the
+    # controller's prices_file.
+    allocation_strategy: Literal["prioritized", "lowest-price"] = "prioritized"
+    # So many instances are On-Demand before any is Spot.
+    on_demand_base_capacity: Annotated[int, Field(ge=0, le=10_000)] = 0
+    # Of those above the base, rounded up. 100 without `spot`, else 0. Where Spot has none, On-Demand is taken.
+    on_demand_percentage_above_base_capacity: Annotated[int, Field(ge=0, le=100)] | None = None
     # Ids. With none, EC2's default subnet of each of `zones`, or of any zone.
     subnets: tuple[Annotated[str, Field(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...] = ()
     zones: tuple[str, ...] = ()
@@ -74,7 +86,24 @@ class LaunchParameters:
     # The operator's own user data, added to ours: a script (`#!`) or `#cloud-config`.
     user_data: str = ""
     metadata_tokens: Literal["required", "optional"] = "required"
+    # All above on_demand_base_capacity are Spot: short for a percentage of 0.
     spot: bool = False
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """In order of priority."""
+        return (self.instance_type, *self.instance_types)
+
+    @property
+    def on_demand_percentage(self) -> int:
+        percentage = self.on_demand_percentage_above_base_capacity
+        return (0 if self.spot else 100) if percentage is None else percentage
+
+    def on_demand_of(self, total: int) -> int:
+        """How many of `total` instances are to be On-Demand: EC2's arithmetic, rounded up in their favour."""
+        base = min(self.on_demand_base_capacity, total)
+        # Floor division of what is below zero rounds up what is above it.
+        return base - ((base - total) * self.on_demand_percentage // 100)
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -121,6 +150,9 @@ class Behavior:
     scale_out: Direction = Direction()
     # See below.
     scale_in: Direction = Direction()
+    # Policies scale in only as far as no other of them would scale out again at once: what the instances carry now is
+    # spread over those that stay. A sum stays as it is. demand_tracking plans ahead by itself.
+    projection: bool = True
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -155,6 +187,13 @@ class Group:
     initial_capacity: Size | None = None
     # Scaling out takes the highest vote, scaling in needs the consent of all.
     policies: tuple[Policy, ...] = ()
+    # USD an hour, by the controller's prices_file: no launch raises the cost of the group's instances above it, and
+    # desired capacity stays at what it pays for, but never below min_size. None: no ceiling but the controller's own
+    # max_hourly_cost, which all groups share.
+    max_hourly_cost: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    # On-Demand instances that stand in for Spot are given back one at a time, the Spot one launched first, with so long
+    # between two. Needs room below max_size. 0: never.
+    spot_return_seconds: Seconds = 0.0
     # Bounds and desired capacity by the clock. As many as EC2 allows: 125.
     scheduled_actions: Annotated[tuple[ScheduledAction, ...], Field(max_length=125)] = ()
     # How fast policies may scale out and in, beside their own cooldowns.
@@ -217,6 +256,14 @@ def healthy_range(group: Group) -> tuple[int, int]:
     return policy.min_healthy_percentage, policy.max_healthy_percentage
 
 
+# Left out of a launch version while they have their default, so that instances of earlier releases stay up to date.
+_LATER_KEYS = {
+    "instance_types": [],
+    "allocation_strategy": "prioritized",
+    "on_demand_base_capacity": 0,
+    "on_demand_percentage_above_base_capacity": None,
+}
+
 _GROUP: TypeAdapter[Group] = TypeAdapter(Group)
 _LAUNCH: TypeAdapter[LaunchParameters] = TypeAdapter(LaunchParameters)
 
@@ -249,5 +296,9 @@ def group_json_schema() -> dict[str, Any]:
 
 def launch_version(launch: LaunchParameters, image_id: str, bootstrap: str) -> str:
     """A short name of what an instance is launched from: equal parameters and image, equal version."""
-    text = json.dumps([_LAUNCH.dump_python(launch, mode="json"), image_id, bootstrap], sort_keys=True)
+    parameters = _LAUNCH.dump_python(launch, mode="json")
+    for key, default in _LATER_KEYS.items():
+        if parameters[key] == default:
+            del parameters[key]
+    text = json.dumps([parameters, image_id, bootstrap], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from controller_asg.model.immutable import immutable
 from controller_asg.model.lifecycle_hook import OpenHook
+from controller_asg.model.offering import Market, Offering
 
 
 class LifecycleState(StrEnum):
@@ -104,6 +105,11 @@ class Instance:
     drain_ordered_at: datetime | None = None
     # Those that were opened in Pending:Wait or Terminating:Wait; none in other states.
     hooks: tuple[OpenHook, ...] = ()
+    market: Market = Market.ON_DEMAND
+
+    @property
+    def offering(self) -> Offering:
+        return Offering(self.zone, self.instance_type, self.market)
 
 
 @immutable
@@ -121,6 +127,7 @@ class CloudInstance:
     private_ip: str
     image_id: str
     launched_at: datetime
+    market: Market = Market.ON_DEMAND
 
 
 @immutable

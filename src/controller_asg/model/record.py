@@ -9,15 +9,15 @@ from controller_asg.model.decision import Decision
 from controller_asg.model.group import Bootstrap, Group, LaunchParameters
 from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import Instance
+from controller_asg.model.offering import Offering
 from controller_asg.model.refresh import InstanceRefresh
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchBackoff:
-    """Failed launches in a row: no launch of the type in the zone before `until_at`; both "": none of the group."""
+    """Failed launches in a row: no launch of that offering before `until_at`; None: none of the group."""
 
-    zone: str
-    instance_type: str
+    offering: Offering | None
     failures: int
     until_at: datetime
     reason: str
@@ -81,6 +81,8 @@ class GroupRecord:
     `scheduled` are those of the document's actions that were due once. `size_changes` are (when, by how many) policies
     changed the size, and `wished` is what they wished, as far back as the group's `behavior` looks. `templates`
     are those of earlier documents, the newest last; `refresh` is the last one, under way or ended.
+    changed the size, and `wished` is what they wished, as far back as the group's `behavior` looks. `spot_returned_at`:
+    when a Spot instance was last launched for an On-Demand one to go.
     """
 
     group: Group
@@ -97,6 +99,7 @@ class GroupRecord:
     wished: tuple[WishedRange, ...] = ()
     templates: tuple[LaunchTemplate, ...] = ()
     refresh: InstanceRefresh | None = None
+    spot_returned_at: datetime | None = None
 
     @property
     def min_size(self) -> int:

@@ -16,12 +16,14 @@ from controller_asg.model.instance import (
     Leaving,
     LifecycleState,
 )
+from controller_asg.model.offering import Market, Offering
 from controller_asg.planner import leaving as leaving_rules
 from controller_asg.planner.health import HEALTHY, Health, Verdict
 from controller_asg.planner.plan import LaunchPlan, TerminationPlan
 from controller_asg.planner.snapshot import Member, Snapshot
 from controller_asg.policy.serving import Fleet
 
+UNKNOWN = Offering("", "", Market.ON_DEMAND)
 _SERVING = (LifecycleState.IN_SERVICE,)
 _WAITING = (LifecycleState.TERMINATING_WAIT,)
 _PENDING = tuple(sorted(PENDING_STATES))
@@ -140,14 +142,14 @@ class Draft:
             if activity.kind is ActivityKind.LAUNCH and activity.status is ActivityStatus.IN_PROGRESS:
                 yield activity
 
-    def launching(self) -> list[str]:
-        """The zone of each instance that was asked for and isn't known by its id yet."""
+    def launching(self) -> list[Offering]:
+        """Of each instance that was asked for and isn't known by its id yet."""
         calls = [activity for activity in self.open_launches() if not activity.acknowledged]
         if not calls:
             return []
         known = Counter(member.instance.activity_id for member in self.members.values())
         return [
-            activity.launch.zone if activity.launch else ""
+            activity.launch.offering if activity.launch else UNKNOWN
             for activity in calls
             for _ in range(activity.instance_count - known[activity.activity_id])
         ]

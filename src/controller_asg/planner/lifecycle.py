@@ -63,9 +63,9 @@ def _keep(draft: Draft, instance: Instance, said: str) -> None:
 
 def _launch_ended(draft: Draft, activity: Activity, outcome: Outcome) -> None:
     if outcome.error is not None:
-        place = (activity.launch.zone, activity.launch.instance_type) if activity.launch else backoff.GROUP
-        where = f" in {place[0]}" if place[0] and isinstance(outcome.error, CapacityError) else ""
-        draft.record = backoff.launch_failed(draft.record, place, outcome.error, draft.now)
+        offering = activity.launch.offering if activity.launch else None
+        where = f" of {offering}" if isinstance(outcome.error, CapacityError) and offering else ""
+        draft.record = backoff.launch_failed(draft.record, offering, outcome.error, draft.now)
         good = launches.fall_back(draft.record)
         of_good = good and activity.launch and activity.launch.launch_version == good.version
         if of_good and isinstance(outcome.error, RejectedError):
@@ -91,6 +91,7 @@ def _termination_ended(draft: Draft, activity: Activity, outcome: Outcome) -> No
 
 
 def _new_instance(draft: Draft, cloud: CloudInstance, reason: str) -> Instance:
+    launch = draft.activities.get(cloud.activity_id)
     return Instance(
         instance_id=cloud.instance_id,
         group=draft.group.name,
@@ -102,6 +103,7 @@ def _new_instance(draft: Draft, cloud: CloudInstance, reason: str) -> Instance:
         zone=cloud.zone,
         instance_type=cloud.instance_type,
         private_ip=cloud.private_ip,
+        market=launch.launch.offering.market if launch and launch.launch else cloud.market,
         protected_from_scale_in=draft.group.new_instances_protected_from_scale_in,
         reason=reason,
     )
@@ -187,7 +189,7 @@ def _come_up(draft: Draft, member: Member, instance: Instance) -> None:
                 return
         draft.move(instance, LifecycleState.IN_SERVICE)
         draft.record = launches.succeeded(
-            backoff.succeeded(draft.record, (instance.zone, instance.instance_type)), instance.launch_version
+            backoff.succeeded(draft.record, instance.offering), instance.launch_version
         )
         return
     waited = draft.watched_seconds(instance.state_since_at)
@@ -224,9 +226,7 @@ def _count_failure(draft: Draft, instance: Instance, reason: str) -> None:
     """Against its template; against the group only where there is no better template to launch from."""
     draft.record = launches.failed(draft.record, instance.launch_version)
     if launches.counts_for_group(draft.record, instance.launch_version):
-        draft.record = backoff.failed(
-            draft.record, backoff.GROUP, f"{instance.instance_id}: {reason}", draft.now
-        )
+        draft.record = backoff.failed(draft.record, None, f"{instance.instance_id}: {reason}", draft.now)
 
 
 def _dead(draft: Draft, member: Member, reason: str) -> None:

@@ -8,6 +8,7 @@ from controller_asg.model.agent_order import AgentOrder
 from controller_asg.model.decision import Decision
 from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import Instance
+from controller_asg.model.offering import Offering
 from controller_asg.model.record import GroupRecord, LaunchTemplate
 from controller_asg.planner.health import Verdict
 from controller_asg.policy.serving import Fleet
@@ -20,8 +21,12 @@ class LaunchPlan:
     template: LaunchTemplate
     count: int
     subnet_id: str
-    zone: str
     cause: str
+    offering: Offering
+
+    @property
+    def zone(self) -> str:
+        return self.offering.zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +64,4 @@ class Plan:
     conditions: tuple[tuple[str, str], ...]
     verdicts: Mapping[str, Verdict]
     fleet: Fleet | None
+    hourly_cost: float | None  # once it is carried out; None unless all groups share a ceiling

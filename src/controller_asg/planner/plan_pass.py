@@ -11,16 +11,18 @@ from controller_asg.model.decision import Decision, Vote
 from controller_asg.model.instance import LEAVING_STATES
 from controller_asg.planner import (
     backoff,
+    costs,
     launches,
     leaving,
     lifecycle,
     maintenance,
+    offerings,
     refresh,
     schedule,
     sizing,
 )
 from controller_asg.planner.draft import Draft
-from controller_asg.planner.plan import Plan
+from controller_asg.planner.plan import LaunchPlan, Plan
 from controller_asg.planner.snapshot import Snapshot
 from controller_asg.policy.voting import Wish
 
@@ -45,6 +47,7 @@ def plan(snapshot: Snapshot) -> Plan:
         wanted = tuple(dict.fromkeys(victim for vote in votes for victim in vote.victims))
         refresh.carry_on(draft)
         maintenance.replace_aged(draft)
+        offerings.learn_markets(draft)
         sizing.close_gap(draft, wanted, _why(draft, wish, before))
         leaving.resume_again(draft)
     lifecycle.end_activities(draft)
@@ -74,6 +77,7 @@ def plan(snapshot: Snapshot) -> Plan:
         conditions=tuple(draft.conditions),
         verdicts=draft.verdicts,
         fleet=draft.fleet,
+        hourly_cost=costs.planned(draft),
     )
 
 
@@ -90,12 +94,21 @@ def _why(draft: Draft, wish: Wish, before: int) -> str:
 
 
 def _actions(draft: Draft) -> tuple[str, ...]:
-    launches = [
-        f"launch {launch.count}" + (f" in {launch.zone}" if launch.zone else "") + f": {launch.cause}"
-        for launch in draft.launches
-    ]
+    launches = [f"launch {launch.count}{_where(launch)}: {launch.cause}" for launch in draft.launches]
     terminations = [f"terminate {', '.join(t.instance_ids)}: {t.cause}" for t in draft.terminations]
     return (*draft.scheduled, *draft.waits, *launches, *terminations)
+
+
+def _where(launch: LaunchPlan) -> str:
+    """What is asked for, as far as the group leaves a choice."""
+    parameters, offering = launch.template.launch, launch.offering
+    if (
+        parameters.instance_types
+        or 0 < parameters.on_demand_percentage < 100
+        or parameters.on_demand_base_capacity
+    ):
+        return f" {offering}"
+    return f" in {offering.zone}" if offering.zone else ""
 
 
 def _summary(draft: Draft, before: int, votes: tuple[Vote, ...], actions: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from controller_asg.model.instance import PENDING_STATES
-from controller_asg.planner import backoff, leases
+from controller_asg.planner import leases, offerings
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.snapshot import Member
 
@@ -28,12 +28,7 @@ def emptiest(draft: Draft, members: Sequence[Member]) -> tuple[str, str] | None:
         for m in members
         if m.instance.state not in PENDING_STATES and not leases.protected(m) and not leases.busy(m)
     }
-    instance_type = draft.record.template.launch.instance_type
-    allowed = [
-        (subnet, zone)
-        for subnet, zone in draft.snapshot.subnets
-        if backoff.holding(draft.record, (zone, instance_type), draft.now) is None
-    ]
+    allowed = [(subnet, zone) for subnet, zone in draft.snapshot.subnets if offerings.anything(draft, zone)]
     if not allowed or not givers:
         return None
     best = min(allowed, key=lambda place: counts[place[1]])

@@ -12,24 +12,25 @@ from typing import Literal
 
 from controller_asg.model.decision import Step
 from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView, Leaving
+from controller_asg.model.offering import Offering
 from controller_asg.model.record import LastChange
 from controller_asg.model.scaling_policy import metrics_of
 from controller_asg.planner import (
     backoff,
     behavior,
+    costs,
     hooks,
     launches,
     leaving,
     maintenance,
+    offerings,
+    projection,
     rebalance,
     refresh,
-    termination,
-    victims,
     zones,
 )
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health, hold_mass_silence
-from controller_asg.planner.plan import LaunchPlan
 from controller_asg.planner.snapshot import (
     CompleteAction,
     Member,
@@ -63,6 +64,7 @@ def apply_bounds(draft: Draft) -> None:
         by = f" (scheduled action {action})" if action else ""
         draft.steps.append(Step(name, desired, bounded, f"never {word} than {bounded}{by}"))
         draft.record = replace(draft.record, desired_capacity=bounded)
+    costs.apply_ceiling(draft)
 
 
 def take_orders(draft: Draft) -> None:
@@ -133,7 +135,7 @@ def vote(draft: Draft) -> Wish:
     draft.fleet = Fleet(tuple(serving), desired, warming, lead_seconds, tuple(fresh))
     wish = combine(draft.group.policies, draft.fleet, draft.record.last_changes, draft.now, memories)
     draft.steps.extend(wish.steps)
-    capacity = behavior.held(draft, wish.capacity)
+    capacity = projection.held(draft, behavior.held(draft, wish.capacity))
     if capacity != desired:
         draft.record = replace(draft.record, desired_capacity=capacity)
         apply_bounds(draft)
@@ -209,14 +211,19 @@ def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
     elif need < 0 and rebalance.under_way(draft, healthy, -need, len(launching)):
         reason = "the one launched to level the zones does not serve yet"
         draft.steps.append(Step("rebalance", desired, desired, reason))
+    elif need < 0 and offerings.return_under_way(draft, healthy, -need, len(launching)):
+        reason = "the Spot instance launched for an On-Demand one to go does not serve yet"
+        draft.steps.append(Step("spot_return", desired, desired, reason))
     elif need < 0:
         _shrink(draft, -need, healthy, len(serving), wanted_victims, why)
-    elif (
-        len(serving) == len(live) == desired
-        and not draft.replacing
-        and (place := rebalance.emptiest(draft, healthy)) is not None
+    elif draft.replacing or not len(serving) == len(live) == desired:
+        pass
+    elif (place := rebalance.emptiest(draft, healthy)) is not None:
+        _launch_one_more(draft, (place,), f"{place[1]} has fewer than the others (rebalance_zones)")
+    elif (zone := offerings.zone_of_return(draft, healthy)) is not None and _launch_one_more(
+        draft, _in_zone(draft, zone), "Spot has capacity again (spot_return_seconds)"
     ):
-        _launch_for_balance(draft, place, len(live))
+        draft.record = replace(draft.record, spot_returned_at=draft.now)
     if len(serving) + len(waiting) >= desired and need <= 0:
         # Their replacements serve, so they may go.
         for member in unhealthy:
@@ -242,10 +249,15 @@ def _in_turn(draft: Draft, unhealthy: list[Member]) -> tuple[list[Member], list[
 
 
 def _launch(
-    draft: Draft, need: int, healthy: list[Member], unhealthy: list[Member], launching: list[str], why: str
+    draft: Draft,
+    need: int,
+    healthy: list[Member],
+    unhealthy: list[Member],
+    launching: list[Offering],
+    why: str,
 ) -> None:
     desired = draft.record.desired_capacity
-    held = backoff.holding(draft.record, backoff.GROUP, draft.now)
+    held = backoff.holding(draft.record, None, draft.now)
     if held:
         left = (held.until_at - draft.now).total_seconds()
         reason = f"{held.failures} failed in a row, next in {left:.0f} s: {held.reason}"
@@ -268,50 +280,54 @@ def _launch(
         draft.conditions.append(("GrowthLimited", reason))
     if not allowed:
         return
-    taken = [m.instance.zone for m in healthy] + launching
-    draft.launches = tuple(
-        launch
-        for template, count in launches.share_out(draft, allowed)
-        for launch in zones.spread(
-            template, count, draft.record, draft.snapshot.subnets, taken, cause, draft.now
-        )
-    )
+    taken = [m.instance.offering for m in healthy] + launching
+    for template, count in launches.share_out(draft, allowed):
+        room = costs.room(draft, taken)
+        draft.launches += zones.spread(draft, template, count, draft.snapshot.subnets, taken, cause, room)
+    launched = sum(plan.count for plan in draft.launches)
+    offerings.explain(draft, allowed, launched)
     if not draft.launches:
-        reason = "; ".join(f"{b.zone}: {b.reason}" for b in draft.record.backoffs if b.zone)
-        draft.steps.append(Step("no_capacity", need, 0, f"every zone is avoided for now: {reason}"))
-        draft.conditions.append(("CapacityShort", reason))
         return
-    draft.record = launches.launched(draft.record, sum(plan.count for plan in draft.launches), draft.now)
+    draft.record = launches.launched(draft.record, launched, draft.now)
     # Launch before terminate, unless that leaves no room: then the dead go first.
-    room = maintenance.most(draft) - len(healthy) - len(unhealthy) - len(launching)
-    for member in unhealthy[: max(0, need - max(room, 0))]:
+    places = maintenance.most(draft) - len(healthy) - len(unhealthy) - len(launching)
+    by_size, by_cost = max(0, need - max(places, 0)), costs.going_first(draft, unhealthy, taken)
+    for member in unhealthy[: max(by_size, by_cost)]:
         instance_id = member.instance.instance_id
+        bound = "max_size" if by_size >= by_cost else "max_hourly_cost"
         draft.steps.append(
-            Step("max_size", desired, desired, f"no room to launch before {instance_id} is terminated")
+            Step(bound, desired, desired, f"no room to launch before {instance_id} is terminated")
         )
         draft.terminate(
             (instance_id,), f"unhealthy: {draft.verdicts[instance_id].reason}", leaving=Leaving.UNHEALTHY
         )
 
 
-def _launch_for_balance(draft: Draft, place: tuple[str, str], size: int) -> None:
-    if (
-        size >= max(draft.record.max_size, maintenance.most(draft))
-        or backoff.holding(draft.record, backoff.GROUP, draft.now) is not None
-    ):
-        return
+def _in_zone(draft: Draft, zone: str) -> zones.Subnets:
+    return tuple(place for place in draft.snapshot.subnets or () if place[1] == zone)
+
+
+def _launch_one_more(draft: Draft, places: zones.Subnets, cause: str) -> bool:
+    """Than desired capacity, where there is room; another one goes once it serves."""
+    taken = [m.instance.offering for m in draft.live()]
+    most = max(draft.record.max_size, maintenance.most(draft))
+    if len(taken) >= most or backoff.holding(draft.record, None, draft.now) is not None:
+        return False
     if not launches.room_to_grow(draft.record, draft.now) or launches.stopped(draft.record):
-        return
-    cause = f"{place[1]} has fewer than the others (rebalance_zones)"
-    draft.launches = (LaunchPlan(draft.record.template, 1, *place, cause),)
+        return False
+    room = costs.room(draft, taken)
+    draft.launches = zones.spread(draft, draft.record.template, 1, places, taken, cause, room)
+    if not draft.launches:
+        return False
     draft.record = launches.launched(draft.record, 1, draft.now)
+    return True
 
 
 def _shrink(
     draft: Draft, surplus: int, healthy: list[Member], serving: int, wanted: tuple[str, ...], why: str
 ) -> None:
     desired = draft.record.desired_capacity
-    chosen = victims.choose(healthy, surplus, wanted, termination.turn(draft.record, draft.now))
+    chosen = offerings.choose(draft, healthy, surplus, wanted)
     if len(chosen) < surplus:
         held = surplus - len(chosen)
         draft.steps.append(

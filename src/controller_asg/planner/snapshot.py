@@ -9,9 +9,12 @@ from controller_asg.model.activity import Activity
 from controller_asg.model.errors import CloudError
 from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import AgentView, CloudInstance, Instance
+from controller_asg.model.offering import Prices
 from controller_asg.model.record import GroupRecord
 from controller_asg.model.refresh import RefreshPreferences
 from controller_asg.policy.demand import DemandMemory
+
+NO_PRICES = Prices()
 
 
 @immutable
@@ -124,6 +127,7 @@ class Snapshot:
     stand in no record. `subnets` are (id, zone), in the operator's order; None: EC2 has not told them yet.
     `watching_since_at`: since then passes were made and EC2 answered without a gap, and no clock stepped; what an
     instance did before that nobody saw, so no deadline of its counts from earlier. `memories` are by policy name.
+    `cost_left`: USD an hour that the ceiling of all groups leaves to this one, what it costs now included.
     """
 
     now: datetime
@@ -140,3 +144,5 @@ class Snapshot:
     facts: tuple[Fact, ...] = ()
     orders: tuple[Order, ...] = ()
     memories: Mapping[str, DemandMemory] = field(default_factory=dict)
+    prices: Prices = NO_PRICES
+    cost_left: float | None = None

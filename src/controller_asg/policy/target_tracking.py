@@ -37,6 +37,12 @@ def vote(policy: TargetTracking, fleet: Fleet) -> Vote:
     return Vote(policy.name, fleet.desired, seen if math.isinf(high) else f"{seen}: within tolerance")
 
 
+def lowest_share(policy: TargetTracking, fleet: Fleet) -> float | None:
+    """What is compared with the target before scaling out; None: there is no reading."""
+    measured = _of_metric(policy, fleet) if policy.expression is None else _of_expression(policy, fleet)
+    return None if isinstance(measured, str) else measured[0]
+
+
 # One instance's share at the least and at the most, whatever the silent ones would say, and how the vote is explained;
 # or why there is none.
 Measured = tuple[float, float, str] | str

@@ -13,6 +13,7 @@ from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.group import group_from_dict, group_to_dict, launch_from_dict, launch_to_dict
 from controller_asg.model.instance import Instance, Leaving, LifecycleState
 from controller_asg.model.lifecycle_hook import OpenHook
+from controller_asg.model.offering import Market, Offering
 from controller_asg.model.record import (
     DemandMinute,
     GroupRecord,
@@ -43,8 +44,10 @@ def group_to_row(record: GroupRecord) -> Row:
         "document": group_to_dict(record.group),
         "backoffs": [
             {
-                "zone": backoff.zone,
-                "instance_type": backoff.instance_type,
+                # An earlier release reads the group's own as two empty texts.
+                "zone": backoff.offering.zone if backoff.offering else "",
+                "instance_type": backoff.offering.instance_type if backoff.offering else "",
+                "market": backoff.offering.market if backoff.offering else "",
                 "failures": backoff.failures,
                 "until_unix_ms": to_unix_ms(backoff.until_at),
                 "reason": backoff.reason,
@@ -70,6 +73,7 @@ def group_to_row(record: GroupRecord) -> Row:
             ],
             "templates": [_template_to_document(template) for template in record.templates],
             "refresh": record.refresh and refresh_to_dict(record.refresh),
+            "spot_returned_unix_ms": record.spot_returned_at and to_unix_ms(record.spot_returned_at),
         },
     }
 
@@ -106,7 +110,15 @@ def _memory_from_document(document: dict[str, Any]) -> LaunchMemory:
     )
 
 
+def _offering(backoff: Row) -> Offering | None:
+    instance_type = backoff.get("instance_type", "")
+    if not instance_type:
+        return None
+    return Offering(backoff["zone"], instance_type, Market(backoff.get("market", "on_demand")))
+
+
 def group_from_row(row: Row) -> GroupRecord:
+    returned = row["memory"].get("spot_returned_unix_ms")
     return GroupRecord(
         group=group_from_dict(row["document"]),
         version=row["version"],
@@ -116,8 +128,7 @@ def group_from_row(row: Row) -> GroupRecord:
         applied_at=row["applied_unix_ms"],
         backoffs=tuple(
             LaunchBackoff(
-                backoff["zone"],
-                backoff.get("instance_type", ""),
+                _offering(backoff),
                 backoff["failures"],
                 from_unix_ms(backoff["until_unix_ms"]),
                 backoff["reason"],
@@ -142,6 +153,7 @@ def group_from_row(row: Row) -> GroupRecord:
         ),
         templates=tuple(map(_template_from_document, row["memory"].get("templates", ()))),
         refresh=(refresh := row["memory"].get("refresh")) and refresh_from_dict(refresh),
+        spot_returned_at=returned and from_unix_ms(returned),
     )
 
 
@@ -166,6 +178,7 @@ def instance_to_row(instance: Instance) -> Row:
             "leaving": instance.leaving,
             "drain_ordered": _optional_ms(instance.drain_ordered_at),
             "hooks": [_hook_to_document(hook) for hook in instance.hooks],
+            "market": instance.market,
         },
     }
 
@@ -191,6 +204,7 @@ def instance_from_row(row: Row) -> Instance:
         leaving=Leaving(memory["leaving"]) if memory.get("leaving") else None,
         drain_ordered_at=_optional_time(memory.get("drain_ordered")),
         hooks=tuple(map(_hook_from_document, memory.get("hooks", ()))),
+        market=Market(memory.get("market", "on_demand")),
     )
 
 

@@ -93,7 +93,7 @@ async def test_status_as_json_has_the_names_of_the_proto(command):
 
 
 async def test_groups_and_instances_are_tables_with_whole_ids(command):
-    assert [line.split()[0] for line in (await command("groups")).lines] == ["GROUP", "web", "jobs"]
+    assert [line.split()[0] for line in (await command("groups")).lines] == ["GROUP", "web", "jobs", "in"]
     shown = (await command("instances", "web")).lines
     assert [line.split()[0] for line in shown] == ["INSTANCE", A, B]
     assert "41.2" in shown[1]

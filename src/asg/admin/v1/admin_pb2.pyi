@@ -401,18 +401,28 @@ class ListGroupsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GROUPS_FIELD_NUMBER: _builtins.int
+    HOURLY_COST_FIELD_NUMBER: _builtins.int
+    MAX_HOURLY_COST_FIELD_NUMBER: _builtins.int
+    hourly_cost: _builtins.float
+    """USD, of all groups, whichever are listed; what has no price in prices_file counts nothing."""
+    max_hourly_cost: _builtins.float
+    """The ceiling on it; absent: there is none."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]: ...
     def __init__(
         self,
         *,
         groups: _abc.Iterable[Global___Group] | None = ...,
+        hourly_cost: _builtins.float = ...,
+        max_hourly_cost: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_hourly_cost", b"_max_hourly_cost", "max_hourly_cost", b"max_hourly_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_hourly_cost", b"_max_hourly_cost", "groups", b"groups", "hourly_cost", b"hourly_cost", "max_hourly_cost", b"max_hourly_cost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_hourly_cost: _TypeAlias = _typing.Literal["max_hourly_cost"]  # noqa: Y015
+    _WhichOneofArgType__max_hourly_cost: _TypeAlias = _typing.Literal["_max_hourly_cost", b"_max_hourly_cost"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_hourly_cost) -> _WhichOneofReturnType__max_hourly_cost | None: ...
 
 Global___ListGroupsResponse: _TypeAlias = ListGroupsResponse  # noqa: Y015
 
@@ -454,6 +464,8 @@ class Group(_message.Message):
     LAST_DECISION_AT_FIELD_NUMBER: _builtins.int
     SCHEDULED_IN_FORCE_FIELD_NUMBER: _builtins.int
     NEXT_SCHEDULED_FIELD_NUMBER: _builtins.int
+    HOURLY_COST_FIELD_NUMBER: _builtins.int
+    MAX_HOURLY_COST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     launch_version: _builtins.str
@@ -464,6 +476,10 @@ class Group(_message.Message):
     desired_capacity: _builtins.int
     last_decision: _builtins.str
     """The last decision's one line."""
+    hourly_cost: _builtins.float
+    """USD, of all that was asked for and is not on its way out; what has no price in prices_file counts nothing."""
+    max_hourly_cost: _builtins.float
+    """The document's ceiling; absent: there is none of its own."""
     @_builtins.property
     def instance_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Instances by lifecycle state, for example {"InService": 3, "Pending": 1}."""
@@ -499,12 +515,16 @@ class Group(_message.Message):
         last_decision_at: _timestamp_pb2.Timestamp | None = ...,
         scheduled_in_force: _abc.Iterable[Global___ScheduledTime] | None = ...,
         next_scheduled: _abc.Iterable[Global___ScheduledTime] | None = ...,
+        hourly_cost: _builtins.float = ...,
+        max_hourly_cost: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_decision_at", b"last_decision_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_hourly_cost", b"_max_hourly_cost", "last_decision_at", b"last_decision_at", "max_hourly_cost", b"max_hourly_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "desired_capacity", b"desired_capacity", "document_json", b"document_json", "instance_counts", b"instance_counts", "last_decision", b"last_decision", "last_decision_at", b"last_decision_at", "launch_version", b"launch_version", "max_size", b"max_size", "min_size", b"min_size", "name", b"name", "next_scheduled", b"next_scheduled", "outdated_instance_ids", b"outdated_instance_ids", "scheduled_in_force", b"scheduled_in_force", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_hourly_cost", b"_max_hourly_cost", "conditions", b"conditions", "desired_capacity", b"desired_capacity", "document_json", b"document_json", "hourly_cost", b"hourly_cost", "instance_counts", b"instance_counts", "last_decision", b"last_decision", "last_decision_at", b"last_decision_at", "launch_version", b"launch_version", "max_hourly_cost", b"max_hourly_cost", "max_size", b"max_size", "min_size", b"min_size", "name", b"name", "next_scheduled", b"next_scheduled", "outdated_instance_ids", b"outdated_instance_ids", "scheduled_in_force", b"scheduled_in_force", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_hourly_cost: _TypeAlias = _typing.Literal["max_hourly_cost"]  # noqa: Y015
+    _WhichOneofArgType__max_hourly_cost: _TypeAlias = _typing.Literal["_max_hourly_cost", b"_max_hourly_cost"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_hourly_cost) -> _WhichOneofReturnType__max_hourly_cost | None: ...
 
 Global___Group: _TypeAlias = Group  # noqa: Y015
 
@@ -677,6 +697,7 @@ class Instance(_message.Message):
     BUSY_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
     LIFECYCLE_ACTIONS_FIELD_NUMBER: _builtins.int
+    MARKET_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     group: _builtins.str
     lifecycle_state: _builtins.str
@@ -696,6 +717,8 @@ class Instance(_message.Message):
     activity_id: _builtins.str
     leaving: _builtins.str
     """For what it leaves: scale_in, unhealthy, order or replaced. Empty: it stays."""
+    market: _builtins.str
+    """on_demand or spot."""
     @_builtins.property
     def launched_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -735,10 +758,11 @@ class Instance(_message.Message):
         busy: _abc.Iterable[Global___BusyLease] | None = ...,
         leaving: _builtins.str = ...,
         lifecycle_actions: _abc.Iterable[Global___LifecycleAction] | None = ...,
+        market: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "in_service_at", b"in_service_at", "launched_at", b"launched_at", "silent_seconds", b"silent_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "activity_id", b"activity_id", "busy", b"busy", "ec2_state", b"ec2_state", "group", b"group", "health", b"health", "health_reason", b"health_reason", "in_service_at", b"in_service_at", "instance_id", b"instance_id", "instance_type", b"instance_type", "launch_version", b"launch_version", "launched_at", b"launched_at", "leaving", b"leaving", "lifecycle_actions", b"lifecycle_actions", "lifecycle_state", b"lifecycle_state", "metrics", b"metrics", "outdated", b"outdated", "private_ip", b"private_ip", "protected_from_scale_in", b"protected_from_scale_in", "silent_seconds", b"silent_seconds", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "activity_id", b"activity_id", "busy", b"busy", "ec2_state", b"ec2_state", "group", b"group", "health", b"health", "health_reason", b"health_reason", "in_service_at", b"in_service_at", "instance_id", b"instance_id", "instance_type", b"instance_type", "launch_version", b"launch_version", "launched_at", b"launched_at", "leaving", b"leaving", "lifecycle_actions", b"lifecycle_actions", "lifecycle_state", b"lifecycle_state", "market", b"market", "metrics", b"metrics", "outdated", b"outdated", "private_ip", b"private_ip", "protected_from_scale_in", b"protected_from_scale_in", "silent_seconds", b"silent_seconds", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__silent_seconds: _TypeAlias = _typing.Literal["silent_seconds"]  # noqa: Y015
     _WhichOneofArgType__silent_seconds: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds"]  # noqa: Y015
