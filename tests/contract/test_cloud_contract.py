@@ -252,6 +252,26 @@ async def test_instances_of_others_and_those_without_our_group_are_not_seen(site
     other.close()
 
 
+async def test_an_instance_is_detached_alive_and_attached_again(site: Site) -> None:
+    launched = (await site.cloud.run_instances(site.request()))[0]
+    instance_id = launched.instance_id
+    await site.cloud.detach_instances((instance_id, "i-0fedcba9876543210"))
+    assert set(await site.alive()) == set()
+    alone = await site.cloud.instance(instance_id)
+    assert alone is not None
+    assert (alone.group, alone.state in (Ec2State.PENDING, Ec2State.RUNNING)) == ("", True)
+    for _ in range(2):  # a replay changes nothing
+        attached = await site.cloud.attach_instance("jobs", "act-1", instance_id)
+        assert (attached.group, attached.activity_id, attached.launch_version) == ("jobs", "act-1", "")
+    assert (await site.alive())[instance_id].group == "jobs"
+
+
+async def test_what_ec2_does_not_know_is_not_attached(site: Site) -> None:
+    assert await site.cloud.instance("i-0fedcba9876543210") is None
+    with pytest.raises(RejectedError):
+        await site.cloud.attach_instance("jobs", "act-1", "i-0fedcba9876543210")
+
+
 async def test_terminated_instances_go_and_unknown_ones_hold_nobody_up(site: Site) -> None:
     first, second = await site.cloud.run_instances(site.request(count=2))
     await site.cloud.terminate_instances(("i-0fedcba9876543210", first.instance_id))

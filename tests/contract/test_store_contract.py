@@ -21,6 +21,7 @@ from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.errors import FencedError, StoreError
 from controller_asg.model.group import Disk, Group, Image, LaunchParameters
+from controller_asg.model.hold import Hold, Process
 from controller_asg.model.instance import Instance, LifecycleState
 from controller_asg.model.offering import Market, Offering
 from controller_asg.model.record import (
@@ -485,6 +486,7 @@ specs = st.builds(
     default_instance_warmup_seconds=st.floats(0, 600_000),
 )
 offerings = st.builds(Offering, words, st.just("t3.micro"), st.sampled_from(Market))
+holds = st.builds(Hold, any_words, any_words, times, st.none() | times, st.booleans())
 records = st.builds(
     GroupRecord,
     group=specs,
@@ -507,6 +509,8 @@ records = st.builds(
     size_changes=st.lists(st.tuples(times, st.integers(-9, 9)), max_size=2).map(tuple),
     wished=st.lists(st.builds(WishedRange, times, st.none() | times, sizes, sizes), max_size=2).map(tuple),
     scheduled=st.lists(st.builds(Scheduled, any_words, times, st.booleans()), max_size=2).map(tuple),
+    suspended=st.lists(st.tuples(st.sampled_from(Process), holds), max_size=2).map(tuple),
+    protections=st.lists(st.tuples(any_words, holds), max_size=2).map(tuple),
 )
 votes = st.builds(Vote, any_words, st.none() | sizes, any_words, st.lists(any_words, max_size=2).map(tuple))
 steps = st.builds(Step, any_words, st.integers(), st.integers(), any_words)

@@ -59,6 +59,8 @@ class Ec2Calls:
             "RunInstances": ThreadPoolExecutor(LAUNCHING_THREADS, thread_name_prefix="ec2-launch"),
             "TerminateInstances": ThreadPoolExecutor(TERMINATING_THREADS, thread_name_prefix="ec2-terminate"),
         }
+        tagging = ThreadPoolExecutor(1, thread_name_prefix="ec2-tag")
+        self._changing |= {"CreateTags": tagging, "DeleteTags": tagging}
         self._building = threading.Lock()
         self._session: boto3.session.Session | None = None
         self._clients: dict[str, Any] = {}
@@ -71,7 +73,7 @@ class Ec2Calls:
     async def change(
         self, action: str, where: str, ask: Callable[["EC2Client"], Answer], instances: int
     ) -> Answer:
-        """The answer to a call that launches or terminates `instances`."""
+        """The answer to a call that launches or terminates `instances`, or puts tags on or off (0)."""
         return await self._call(
             action, where, lambda: ask(self._client("ec2")), acts=True, instances=instances
         )
@@ -160,7 +162,7 @@ class Ec2Calls:
             read_timeout=self._read_timeout_seconds,
             # botocore's own retries would hide throttling from the limiter and double what is uncertain.
             retries={"total_max_attempts": 1},
-            max_pool_connections=LAUNCHING_THREADS + TERMINATING_THREADS + READING_THREADS,
+            max_pool_connections=LAUNCHING_THREADS + TERMINATING_THREADS + READING_THREADS + 1,
             user_agent_extra="controller-asg",
         )
         endpoint_url = None if ec2_only else self._endpoint_url or None

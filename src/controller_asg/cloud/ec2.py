@@ -7,6 +7,7 @@ nothing; and the same ClientToken must come with the same parameters for ever, s
 import random
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         FilterTypeDef,
         InstanceStatusTypeDef,
         InstanceTypeDef,
+        TagTypeDef,
     )
 
 log = structlog.get_logger()
@@ -49,6 +51,11 @@ STATUS_INTERVAL_SECONDS = 5.0  # EC2 itself renews status checks once a minute
 STATUS_KEPT_SECONDS = 120.0
 CONSOLE_LIMIT_CHARACTERS = 8_192
 
+# EC2 Auto Scaling's own mark on an instance of its groups.
+EC2_GROUP_TAG = "aws:autoscaling:groupName"
+# Tag calls have a code of their own for it ("Error codes for the Amazon EC2 API").
+UNKNOWN_INSTANCE = ("InvalidInstanceID.NotFound", "InvalidID")
+_MEMBER_TAGS = (CONTROLLER_TAG, GROUP_TAG, ACTIVITY_TAG, LAUNCH_VERSION_TAG)
 _INSTANCE_ID = re.compile(r"\bi-[0-9a-f]{8,17}\b")
 # EC2's words for one check, worst first.
 _CHECKS = (
@@ -137,6 +144,46 @@ class Ec2Cloud:
             remaining = [instance_id for instance_id in remaining if instance_id not in done]
         if protected:
             raise protected[0]
+
+    async def instance(self, instance_id: str) -> CloudInstance | None:
+        found = await self._instances([{"Name": "instance-id", "Values": [instance_id]}])
+        if instance_id not in found:
+            return None
+        seen = _view(found[instance_id], self._checks)
+        tags = {tag["Key"]: tag["Value"] for tag in found[instance_id].get("Tags", [])}
+        return replace(seen, group=seen.group or tags.get(EC2_GROUP_TAG, ""))
+
+    async def attach_instance(self, group: str, activity_id: str, instance_id: str) -> CloudInstance:
+        tags: list[TagTypeDef] = [
+            {"Key": CONTROLLER_TAG, "Value": self._controller_name},
+            {"Key": GROUP_TAG, "Value": group},
+            {"Key": ACTIVITY_TAG, "Value": activity_id},
+        ]
+        await self._calls.change(
+            "CreateTags", instance_id, lambda ec2: ec2.create_tags(Resources=[instance_id], Tags=tags), 0
+        )
+        seen = await self.instance(instance_id)
+        if seen is None:
+            raise RejectedError("EC2 knows no such instance", instance_id, "attach one that runs")
+        return replace(seen, group=group, activity_id=activity_id)  # Describe may lag behind the tags
+
+    async def detach_instances(self, instance_ids: tuple[str, ...]) -> None:
+        tags: list[TagTypeDef] = [{"Key": key} for key in _MEMBER_TAGS]
+        remaining = list(instance_ids)
+        while remaining:
+            try:
+                await self._calls.change(
+                    "DeleteTags",
+                    ", ".join(remaining[:3]),
+                    lambda ec2, ids=tuple(remaining): ec2.delete_tags(Resources=ids, Tags=tags),  # type: ignore[misc]
+                    0,
+                )
+                return
+            except RejectedError as error:
+                gone = set(_INSTANCE_ID.findall(error.what)) & set(remaining)
+                if not gone or error.code not in UNKNOWN_INSTANCE:
+                    raise
+                remaining = [instance_id for instance_id in remaining if instance_id not in gone]
 
     async def find_image(self, image: Image) -> str:
         if image.ssm_parameter is not None:

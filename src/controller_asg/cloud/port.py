@@ -1,6 +1,6 @@
 """What the engine needs of EC2, and nothing more. Errors are those of `model.errors` below CloudError.
 
-Only run_instances and terminate_instances raise UncertainError: a call that reads changes nothing. ThrottledError comes
+Only what changes something raises UncertainError: a call that reads changes nothing. ThrottledError comes
 after some attempts were made already; the next call waits for its turn by itself.
 """
 
@@ -35,6 +35,21 @@ class Cloud(Protocol):
 
         Raises RejectedError for those that are protected by EC2's own termination protection, after the others went.
         """
+
+    async def instance(self, instance_id: str) -> CloudInstance | None:
+        """Any instance of the account, with our tags or without; None: EC2 knows none of that id.
+
+        `group` is the group that has it, be it one of EC2 Auto Scaling's own.
+        """
+
+    async def attach_instance(self, group: str, activity_id: str, instance_id: str) -> CloudInstance:
+        """Put our tags on it, as a launch of that activity would have. The same call again changes nothing.
+
+        Raises RejectedError when EC2 knows no such instance, and UncertainError when the tags may be there: replay.
+        """
+
+    async def detach_instances(self, instance_ids: tuple[str, ...]) -> None:
+        """Take our tags off, all but `Name`; Describe may show them for a while. Those that are gone are left out."""
 
     async def find_image(self, image: Image) -> str:
         """The id of the image that is named. Raises RejectedError when there is none."""

@@ -1,7 +1,8 @@
 """Carrying an activity out: one call, repeated with the same token until EC2 has said what became of it."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
@@ -38,6 +39,12 @@ class Actor:
     async def act(self, activity: Activity, keep_console: bool = False) -> None:
         if activity.kind is ActivityKind.LAUNCH:
             outcome = await self._launch(activity)
+        elif activity.kind is ActivityKind.ATTACH:
+            outcome = await self._attach(activity)
+        elif activity.kind is ActivityKind.DETACH:
+            outcome = await self._repeat(
+                activity, partial(self._cloud.detach_instances, activity.instance_ids)
+            )
         else:
             outcome = await self._terminate(activity, keep_console)
         self._deliver(activity.group, outcome)
@@ -63,27 +70,46 @@ class Actor:
                     activity.activity_id, UncertainError(f"the call broke: {error!r}", "RunInstances")
                 )
 
-    async def _terminate(self, activity: Activity, keep_console: bool) -> Outcome:
-        """Repeated for as long as it takes; only what EC2 will never do (its termination protection) is told at once.
-
-        The planner asks again later: a termination that was decided is never given up.
-        """
-        details, attempt = "", 0
-        if keep_console:
-            details = await self._console(activity.instance_ids)
+    async def _attach(self, activity: Activity) -> Outcome:
+        """Repeated until EC2 has said clearly that the tags are there, or never will be."""
+        (instance_id,) = activity.instance_ids
+        attempt = 0
         while True:
             try:
-                await self._cloud.terminate_instances(activity.instance_ids)
+                instance = await self._cloud.attach_instance(
+                    activity.group, activity.activity_id, instance_id
+                )
+                return Outcome(activity.activity_id, instances=(instance,))
+            except (ThrottledError, UncertainError) as error:
+                await self._wait(activity, attempt, error)
+                attempt += 1
+            except CloudError as error:
+                return Outcome(activity.activity_id, error)
+
+    async def _terminate(self, activity: Activity, keep_console: bool) -> Outcome:
+        details = await self._console(activity.instance_ids) if keep_console else ""
+        call = partial(self._cloud.terminate_instances, activity.instance_ids)
+        return await self._repeat(activity, call, details)
+
+    async def _repeat(
+        self, activity: Activity, call: Callable[[], Awaitable[None]], details: str = ""
+    ) -> Outcome:
+        """For as long as it takes; only what EC2 will never do (its termination protection) is told at once.
+
+        The planner asks again later: what was decided is never given up.
+        """
+        attempt = 0
+        while True:
+            try:
+                await call()
                 return Outcome(activity.activity_id, details=details)
             except RejectedError as error:
                 return Outcome(activity.activity_id, error, details=details)
             except CloudError as error:
                 await self._wait(activity, attempt, error)
             except Exception as error:
-                log.exception("termination_broken", group=activity.group, activity_id=activity.activity_id)
-                await self._wait(
-                    activity, attempt, CloudError(f"the call broke: {error!r}", "TerminateInstances")
-                )
+                log.exception("call_broken", group=activity.group, activity_id=activity.activity_id)
+                await self._wait(activity, attempt, CloudError(f"the call broke: {error!r}", activity.kind))
             attempt += 1
 
     async def _console(self, instance_ids: tuple[str, ...]) -> str:

@@ -11,13 +11,14 @@ from controller_asg.engine.memory import Memory
 from controller_asg.engine.view import CloudView
 from controller_asg.model.activity import Activity, ActivityStatus
 from controller_asg.model.document import parse_groups, place
-from controller_asg.model.errors import Fault, NotFoundError, RejectedError, SpecError
+from controller_asg.model.errors import ConflictError, Fault, NotFoundError, RejectedError, SpecError
 from controller_asg.model.group import Group, group_to_dict, launch_version
 from controller_asg.model.instance import LEAVING_STATES, Ec2State
 from controller_asg.model.record import Change, GroupRecord
 from controller_asg.planner.launches import remembered
 from controller_asg.planner.schedule import carried
 from controller_asg.planner.snapshot import Outcome
+from controller_asg.planner.suspension import inherited
 
 ALIVE = frozenset({Ec2State.PENDING, Ec2State.RUNNING})
 
@@ -66,7 +67,9 @@ def differences(
         after = shown(group, image_id)
         version = launch_version(group.launch, image_id, group.bootstrap)
         if old is None:
-            record = GroupRecord(group, 1, image_id, version, _first_capacity(group, view), now)
+            suspended = inherited(memory.groups.values(), now)
+            first = _first_capacity(group, view)
+            record = GroupRecord(group, 1, image_id, version, first, now, suspended=suspended)
         else:
             record = replace(
                 old,
@@ -84,6 +87,17 @@ def differences(
             records.append(record)
         applied.append(Applied(group.name, before, after, record.version, outdated(memory, record)))
     return tuple(applied), Change(groups=tuple(records))
+
+
+def check_deletable(group: Group, force: bool) -> None:
+    """Raises ConflictError where the group's deletion protection forbids it."""
+    protection = group.deletion_protection
+    if protection == "prevent-all-deletion" or (protection == "prevent-force-deletion" and force):
+        what = f"has deletion_protection: {protection}"
+        mend = "apply it with deletion_protection: none first"
+        if protection == "prevent-force-deletion":
+            mend = f"set its sizes to 0 and ask without force, or {mend}"
+        raise ConflictError(what, f"groups.{group.name}", mend)
 
 
 def _first_capacity(group: Group, view: CloudView) -> int:

@@ -10,10 +10,11 @@ from controller_asg.engine.refreshing import RefreshProgress
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
+from controller_asg.model.hold import Hold, Process
 from controller_asg.model.instance import AgentView, CloudInstance, Instance
 from controller_asg.model.record import DemandMinute, GroupRecord
 from controller_asg.model.scheduled_action import ScheduledAction
-from controller_asg.planner.snapshot import RefreshAction
+from controller_asg.planner.snapshot import Move, RefreshAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class InstanceStatus:
     agent: AgentView | None
     cloud: CloudInstance | None
     as_of: datetime
+    protection: Hold | None = None  # who set its scale-in protection, why and until when
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,33 @@ class Controller(Protocol):
         """(group, desired capacity, changed). NotFoundError for an instance that is not ours."""
 
     async def protect_instances(
-        self, instance_ids: tuple[str, ...], protected: bool, actor: str, validate_only: bool
+        self,
+        instance_ids: tuple[str, ...],
+        protected: bool,
+        actor: str,
+        validate_only: bool,
+        reason: str = "",
+        until_at: datetime | None = None,
     ) -> tuple[str, ...]:
-        """The ids that changed (or would)."""
+        """The ids that changed (or would). The protection ends by itself at `until_at`."""
+
+    async def move_instances(
+        self, order: Move, validate_only: bool, group: str = ""
+    ) -> tuple[str, tuple[str, ...], int]:
+        """(group, the ids that move, desired capacity then). `group` is for those that are attached.
+
+        ConflictError where a state or a bound does not allow it; SpecError for instances of several groups.
+        """
+
+    async def suspend(
+        self, group: str, processes: tuple[Process, ...], hold: Hold, validate_only: bool
+    ) -> tuple[str, ...]:
+        """The groups in which that changes something; without a group all. ConflictError where there is none."""
+
+    async def resume(
+        self, group: str, processes: tuple[Process, ...], validate_only: bool
+    ) -> tuple[str, ...]:
+        """As `suspend`."""
 
     async def set_instance_health(self, instance_id: str, healthy: bool, actor: str) -> bool:
         """Mark it unhealthy, so that it is replaced, or take that back. Returns whether that changed anything."""

@@ -1,6 +1,7 @@
 """The controller at work: one reconciler a group, one eye on EC2 for all of them, and the doors' every order."""
 
 import asyncio
+import contextlib
 import random
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -13,6 +14,7 @@ from controller_asg.cloud.port import Cloud
 from controller_asg.config import Settings
 from controller_asg.engine import applying, lifecycle_actions, refreshing
 from controller_asg.engine.acting import Actor
+from controller_asg.engine.attachable import check_attachable
 from controller_asg.engine.budget import Budget
 from controller_asg.engine.controller import (
     Applied,
@@ -33,17 +35,21 @@ from controller_asg.model.clock import Clock
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import CloudError, ConflictError, Fault, FencedError, SpecError, StoreError
 from controller_asg.model.group import Group
+from controller_asg.model.hold import Hold, Process
 from controller_asg.model.instance import LEAVING_STATES, Instance, LifecycleState
 from controller_asg.model.offering import Prices
-from controller_asg.model.record import Change, DemandMinute, State
+from controller_asg.model.record import Change, DemandMinute, GroupRecord, State
 from controller_asg.model.refresh import parse_preferences
 from controller_asg.monitor.fleet import Member as Expected
 from controller_asg.monitor.fleet import WatchSettings
+from controller_asg.planner import membership, suspension
 from controller_asg.planner.schedule import next_times
 from controller_asg.planner.snapshot import (
     NO_PRICES,
+    Attach,
     Bootstrapped,
     CompleteAction,
+    Move,
     Order,
     Outcome,
     Protect,
@@ -129,6 +135,7 @@ class Engine:
         self._subnets: dict[str, tuple[float, int, tuple[tuple[str, str], ...]]] = {}
         self._bootstrapping: set[str] = set()
         self._doubtful: set[str] = set()  # groups of a commit that failed, and may have landed
+        self._attaching = asyncio.Lock()  # two orders may name the same instance
         self._look = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._epoch = 0
@@ -333,6 +340,8 @@ class Engine:
             return
         if activity.kind is ActivityKind.LAUNCH and outcome.instances:
             await self._cloud.terminate_instances(tuple(c.instance_id for c in outcome.instances))
+        elif activity.kind is ActivityKind.ATTACH and outcome.error is None:
+            await self._cloud.detach_instances(activity.instance_ids)
         ended = Change(activities=(applying.ended(activity, outcome, self._clock.now()),))
         while True:
             try:
@@ -429,6 +438,10 @@ class Engine:
         wanted = sum(record.desired_capacity for record in self._memory.groups.values())
         count = len(self._memory.groups)
         summary = f"{count} group{'' if count == 1 else 's'}, {serving:,} of {wanted:,} in service"
+        held = [record for record in self._memory.groups.values() if record.suspended]
+        frozen = sum(map(suspension.frozen, held))
+        summary += f", {frozen} frozen" if frozen else ""
+        summary += f", {len(held) - frozen} with suspended processes" if len(held) > frozen else ""
         return ControllerStatus(self._epoch, self._started_at, summary, self._cloud_fault, self._store_fault)
 
     def hourly_cost(self) -> tuple[float, float | None]:
@@ -458,6 +471,7 @@ class Engine:
         for name in names:
             agents, reconciler = self._fleet.view(name), self._reconcilers[name]
             version = self._memory.groups[name].launch_version
+            protections = dict(self._memory.groups[name].protections)
             for instance_id, instance in self._memory.by_group[name].items():
                 verdict = reconciler.verdicts.get(instance_id)
                 found.append(
@@ -469,6 +483,7 @@ class Engine:
                         agents.get(instance_id),
                         self._view.instances.get(instance_id),
                         self._clock.now(),
+                        protections.get(instance_id),
                     )
                 )
         return tuple(found)
@@ -547,12 +562,10 @@ class Engine:
         if name not in self._memory.groups:
             return False
         async with self._reconcilers[name].lock:
+            applying.check_deletable(self._memory.record(name).group, force)
             instances = self._memory.by_group[name].values()
-            staying = tuple(
-                i.instance_id
-                for i in instances
-                if i.state not in LEAVING_STATES or i.state is LifecycleState.TERMINATING_WAIT
-            )
+            going = {*LEAVING_STATES, LifecycleState.DETACHING} - {LifecycleState.TERMINATING_WAIT}
+            staying = tuple(i.instance_id for i in instances if i.state not in going)
             if staying and not force:
                 raise ConflictError(
                     f"has {len(staying)} instances",
@@ -606,22 +619,96 @@ class Engine:
     ) -> tuple[str, int, bool]:
         instance = self._memory.instance(instance_id)
         changed = instance.state not in LEAVING_STATES
+        if instance.state is LifecycleState.DETACHING:
+            raise ConflictError("is being detached", instance_id, "terminate it at EC2 once it is")
         if changed or instance.state is LifecycleState.TERMINATING_WAIT:
+            suspension.refuse_termination(self._memory.record(instance.group), instance_id)
             await self._order(instance.group, Terminate(instance_id, decrement, actor))
         return instance.group, self._memory.record(instance.group).desired_capacity, changed
 
     async def protect_instances(
-        self, instance_ids: tuple[str, ...], protected: bool, actor: str, validate_only: bool
+        self,
+        instance_ids: tuple[str, ...],
+        protected: bool,
+        actor: str,
+        validate_only: bool,
+        reason: str = "",
+        until_at: datetime | None = None,
     ) -> tuple[str, ...]:
-        instances = [self._memory.instance(instance_id) for instance_id in instance_ids]
+        order = Protect(instance_ids, protected, actor, reason, until_at)
         changing = [
-            i for i in instances if i.protected_from_scale_in != protected and i.state not in LEAVING_STATES
+            instance
+            for instance in map(self._memory.instance, instance_ids)
+            if instance.state not in LEAVING_STATES
+            and suspension.protection_differs(self._memory.record(instance.group), instance, order)
         ]
         if not validate_only:
             for group in sorted({i.group for i in changing}):
                 ids = tuple(i.instance_id for i in changing if i.group == group)
-                await self._order(group, Protect(ids, protected, actor))
+                await self._order(group, Protect(ids, protected, actor, reason, until_at))
         return tuple(i.instance_id for i in changing)
+
+    async def move_instances(
+        self, order: Move, validate_only: bool, group: str = ""
+    ) -> tuple[str, tuple[str, ...], int]:
+        if isinstance(order, Attach):
+            self._memory.record(group)
+            async with self._attaching:
+                await check_attachable(self._cloud, self._memory, group, order.instance_ids)
+                return await self._move(group, order, validate_only)
+        groups = sorted({self._memory.instance(instance_id).group for instance_id in order.instance_ids})
+        if len(groups) > 1:
+            what = f"are of several groups: {', '.join(groups)}"
+            raise SpecError((Fault("instance_ids", what, "ask for each group by itself"),))
+        return await self._move(groups[0], order, validate_only)
+
+    async def _move(self, group: str, order: Move, validate_only: bool) -> tuple[str, tuple[str, ...], int]:
+        ids, change = self._moving(group, order)
+        if not ids or validate_only:
+            return group, ids, self._memory.record(group).desired_capacity + change
+        await self._order(group, order)
+        left, _ = self._moving(group, order)
+        if left:
+            raise ConflictError("the group's pass left them as they are", ", ".join(left), "ask again")
+        return group, ids, self._memory.record(group).desired_capacity
+
+    def _moving(self, group: str, order: Move) -> tuple[tuple[str, ...], int]:
+        activities = {each.activity_id: each for each in self._memory.activities_of(group)}
+        return membership.moving(order, self._memory.record(group), self._memory.by_group[group], activities)
+
+    async def suspend(
+        self, group: str, processes: tuple[Process, ...], hold: Hold, validate_only: bool
+    ) -> tuple[str, ...]:
+        def change(record: GroupRecord) -> GroupRecord:
+            return suspension.suspend(record, processes, hold)
+
+        return await self._change_records(group, change, validate_only)
+
+    async def resume(
+        self, group: str, processes: tuple[Process, ...], validate_only: bool
+    ) -> tuple[str, ...]:
+        return await self._change_records(
+            group, lambda record: suspension.resume(record, processes), validate_only
+        )
+
+    async def _change_records(
+        self, group: str, change: Callable[[GroupRecord], GroupRecord], validate_only: bool
+    ) -> tuple[str, ...]:
+        """In one transaction for all of them, between passes, and whether EC2 answers or not."""
+        await self._clear_doubts()
+        names = [self._memory.record(group).group.name] if group else sorted(self._memory.groups)
+        if not names:
+            raise ConflictError("there is none", "groups", "apply one first")
+        async with contextlib.AsyncExitStack() as locks:
+            for name in names:
+                await locks.enter_async_context(self._reconcilers[name].lock)
+            pairs = [(self._memory.record(name), change(self._memory.record(name))) for name in names]
+            changed = tuple(after for before, after in pairs if after != before)
+            if changed and not validate_only:
+                await self._commit(Change(groups=changed), names)
+        for record in changed:
+            self.wake(record.group.name, "suspension")
+        return tuple(record.group.name for record in changed)
 
     async def set_instance_health(self, instance_id: str, healthy: bool, actor: str) -> bool:
         instance = self._memory.instance(instance_id)

@@ -228,6 +228,22 @@ class Reconciler:
                     termination.keep_console,
                 )
             )
+        for tagging in planned.taggings:
+            new.append(
+                (
+                    Activity(
+                        shared.new_id(),
+                        self.name,
+                        tagging.kind,
+                        ActivityStatus.IN_PROGRESS,
+                        tagging.cause,
+                        len(tagging.instance_ids),
+                        now,
+                        instance_ids=tagging.instance_ids,
+                    ),
+                    False,
+                )
+            )
         decision = self.decisions.to_write(planned.decision)
         change = Change(
             groups=(planned.record,) if planned.record != snapshot.record else (),

@@ -10,6 +10,8 @@ from controller_asg.model.offering import Market, Offering
 class ActivityKind(StrEnum):
     LAUNCH = "launch"
     TERMINATE = "terminate"
+    ATTACH = "attach"  # tags are put on an instance; from then on it comes up as a launched one does
+    DETACH = "detach"  # our tags are taken off, and the instance runs on
 
 
 class ActivityStatus(StrEnum):
@@ -54,7 +56,7 @@ class LaunchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """`launch` is set for launches. `instance_ids` are filled as they become known."""
+    """`launch` is set for launches, and for no other kind. `instance_ids` are filled as they become known."""
 
     activity_id: str
     group: str

@@ -246,6 +246,9 @@ class Group:
     lifecycle_hooks: Annotated[tuple[LifecycleHook, ...], Field(max_length=50)] = ()
     # Scale-in passes over instances that are protected; a dead one is replaced all the same.
     new_instances_protected_from_scale_in: bool = False
+    # As in EC2: prevent-force-deletion lets a group go only when it is empty, prevent-all-deletion never, until another
+    # document is applied. Nothing else is held by it.
+    deletion_protection: Literal["none", "prevent-force-deletion", "prevent-all-deletion"] = "none"
 
 
 def healthy_range(group: Group) -> tuple[int, int]:

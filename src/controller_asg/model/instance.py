@@ -44,6 +44,8 @@ LEAVING_STATES = frozenset(
         LifecycleState.TERMINATED,
     }
 )
+# Members that count in no size: neither judged nor ever terminated by us.
+APART_STATES = frozenset({LifecycleState.ENTERING_STANDBY, LifecycleState.STANDBY, LifecycleState.DETACHING})
 
 
 class Ec2State(StrEnum):

@@ -7,6 +7,7 @@ from typing import Literal
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.group import Bootstrap, Group, LaunchParameters
+from controller_asg.model.hold import Hold, Process
 from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import Instance
 from controller_asg.model.offering import Offering
@@ -100,6 +101,13 @@ class GroupRecord:
     templates: tuple[LaunchTemplate, ...] = ()
     refresh: InstanceRefresh | None = None
     spot_returned_at: datetime | None = None
+    suspended: tuple[tuple[Process, Hold], ...] = ()  # each process once
+    # By instance id, of those whose scale-in protection somebody set; others have it by the document, or from earlier.
+    protections: tuple[tuple[str, Hold], ...] = ()
+
+    def suspension(self, *processes: Process) -> tuple[Process, Hold] | None:
+        """The first of the processes that is suspended."""
+        return next((each for each in self.suspended if each[0] in processes), None)
 
     @property
     def min_size(self) -> int:

@@ -8,7 +8,9 @@ from datetime import datetime
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.agent_order import AgentOrder
 from controller_asg.model.decision import Step
+from controller_asg.model.hold import Process
 from controller_asg.model.instance import (
+    APART_STATES,
     LEAVING_STATES,
     PENDING_STATES,
     CloudInstance,
@@ -19,7 +21,7 @@ from controller_asg.model.instance import (
 from controller_asg.model.offering import Market, Offering
 from controller_asg.planner import leaving as leaving_rules
 from controller_asg.planner.health import HEALTHY, Health, Verdict
-from controller_asg.planner.plan import LaunchPlan, TerminationPlan
+from controller_asg.planner.plan import LaunchPlan, TaggingPlan, TerminationPlan
 from controller_asg.planner.snapshot import Member, Snapshot
 from controller_asg.policy.serving import Fleet
 
@@ -27,7 +29,7 @@ UNKNOWN = Offering("", "", Market.ON_DEMAND)
 _SERVING = (LifecycleState.IN_SERVICE,)
 _WAITING = (LifecycleState.TERMINATING_WAIT,)
 _PENDING = tuple(sorted(PENDING_STATES))
-_LIVE = tuple(sorted(state for state in LifecycleState if state not in LEAVING_STATES))
+_LIVE = tuple(sorted(state for state in LifecycleState if state not in LEAVING_STATES | APART_STATES))
 
 
 class Draft:
@@ -66,6 +68,7 @@ class Draft:
         self.steps: list[Step] = []
         self.launches: tuple[LaunchPlan, ...] = ()
         self.terminations: list[TerminationPlan] = []
+        self.taggings: list[TaggingPlan] = []
         self.bootstraps: list[str] = []
         self.agent_orders: list[tuple[str, AgentOrder]] = []
         self.conditions: list[tuple[str, str]] = []
@@ -126,8 +129,10 @@ class Draft:
     ) -> None:
         """They leave from now on, by one call; those that work, drain or have hooks wait for that first.
 
-        `at_once`: nothing is waited for, for they are dead or never served.
+        `at_once`: nothing is waited for, for they are dead or never served. Not while Terminate is suspended.
         """
+        if self.held(f"terminate {', '.join(instance_ids)}: {cause}", Process.TERMINATE):
+            return
         calling = []
         for instance_id in instance_ids:
             if at_once or not leaving_rules.begin(self, instance_id, cause, leaving):
@@ -137,18 +142,31 @@ class Draft:
         if calling:
             self.terminations.append(TerminationPlan(tuple(calling), cause, keep_console))
 
+    def held(self, would: str, *processes: Process) -> bool:
+        """Whether one of the processes is suspended; then a step says what would have been done."""
+        suspension = self.record.suspension(*processes)
+        if suspension is None:
+            return False
+        process, hold = suspension
+        desired = self.record.desired_capacity
+        reason = f"would {would}, but {process} is suspended {hold.said()}"
+        self.steps.append(Step("suspended", desired, desired, reason))
+        return True
+
     def open_launches(self) -> Iterator[Activity]:
         for activity in self.activities.values():
-            if activity.kind is ActivityKind.LAUNCH and activity.status is ActivityStatus.IN_PROGRESS:
+            arrives = activity.kind in (ActivityKind.LAUNCH, ActivityKind.ATTACH)
+            if arrives and activity.status is ActivityStatus.IN_PROGRESS:
                 yield activity
 
     def launching(self) -> list[Offering]:
         """Of each instance that was asked for and isn't known by its id yet."""
         calls = [activity for activity in self.open_launches() if not activity.acknowledged]
+        attaching = [UNKNOWN for tagging in self.taggings if tagging.kind is ActivityKind.ATTACH]
         if not calls:
-            return []
+            return attaching
         known = Counter(member.instance.activity_id for member in self.members.values())
-        return [
+        return attaching + [
             activity.launch.offering if activity.launch else UNKNOWN
             for activity in calls
             for _ in range(activity.instance_count - known[activity.activity_id])
@@ -164,11 +182,11 @@ class Draft:
             for instance_id, verdict in self.verdicts.items()
             if verdict.health is Health.UNHEALTHY
             and instance_id in self.members
-            and self.members[instance_id].instance.state not in LEAVING_STATES
+            and self.members[instance_id].instance.state not in LEAVING_STATES | APART_STATES
         ]
 
     def live(self) -> list[Member]:
-        """Every member that is not on its way out."""
+        """Every member that is neither on its way out nor apart."""
         return self._in(_LIVE)
 
     def waiting(self) -> list[Member]:

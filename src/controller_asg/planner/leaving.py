@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from controller_asg.model.agent_order import Drain, Resume
+from controller_asg.model.hold import Process
 from controller_asg.model.instance import Ec2State, Instance, Leaving, LifecycleState
 from controller_asg.model.lifecycle_hook import Transition
 from controller_asg.planner import hooks, leases
@@ -66,6 +67,8 @@ def advance(draft: Draft, waiting: list[Member]) -> None:
             continue
         through[instance.reason].append(instance.instance_id)
     for cause, instance_ids in through.items():
+        if draft.held(f"terminate {', '.join(instance_ids)}: {cause}", Process.TERMINATE):
+            continue
         members = [draft.members[instance_id] for instance_id in instance_ids]
         details = "\n".join(filter(None, map(_told, members)))
         for member in members:

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.errors import CapacityError, RejectedError, UncertainError
+from controller_asg.model.hold import Process
 from controller_asg.model.instance import (
+    APART_STATES,
     LEAVING_STATES,
     PENDING_STATES,
     CloudInstance,
@@ -14,7 +16,7 @@ from controller_asg.model.instance import (
     LifecycleState,
 )
 from controller_asg.model.lifecycle_hook import Transition
-from controller_asg.planner import backoff, hooks, launches, leaving
+from controller_asg.planner import backoff, hooks, launches, leaving, membership, suspension
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import HEALTHY, MISSING_SECONDS, judge
 from controller_asg.planner.plan import TerminationPlan
@@ -26,6 +28,7 @@ TERMINATE_AGAIN_SECONDS = 120.0
 DETAILS_LIMIT_CHARACTERS = 16_000
 
 _AT_HOOKS = frozenset({LifecycleState.PENDING_WAIT, LifecycleState.PENDING_PROCEED})
+_NOT_JUDGED = LEAVING_STATES | APART_STATES
 _ADOPTABLE = frozenset({Ec2State.PENDING, Ec2State.RUNNING, Ec2State.STOPPING, Ec2State.STOPPED})
 
 
@@ -37,7 +40,11 @@ def take_facts(draft: Draft) -> None:
                 activity = draft.activities.get(fact.activity_id)
                 if activity is None:
                     continue
-                if activity.kind is ActivityKind.LAUNCH:
+                if activity.kind is ActivityKind.DETACH:
+                    membership.detach_ended(draft, activity, fact)
+                elif activity.kind is ActivityKind.ATTACH and fact.error is not None:
+                    membership.attach_failed(draft, activity, fact)
+                elif activity.kind in (ActivityKind.LAUNCH, ActivityKind.ATTACH):
                     _launch_ended(draft, activity, fact)
                 else:
                     _termination_ended(draft, activity, fact)
@@ -77,7 +84,10 @@ def _launch_ended(draft: Draft, activity: Activity, outcome: Outcome) -> None:
         return
     for cloud in outcome.instances:
         if cloud.instance_id not in draft.members:
-            draft.put(_new_instance(draft, cloud, ""))
+            new = _new_instance(draft, cloud, "")
+            if activity.kind is ActivityKind.ATTACH:
+                new = replace(new, reason=activity.cause, bootstrapped_at=draft.now)
+            draft.put(new)
     ids = tuple(cloud.instance_id for cloud in outcome.instances)
     draft.update(replace(activity, acknowledged=True, instance_ids=ids))
 
@@ -129,7 +139,9 @@ def adopt(draft: Draft) -> None:
     """Instances that carry the group's tag and are in no record become members: the store may have been lost."""
     for cloud in draft.snapshot.strangers:
         if cloud.instance_id not in draft.members and cloud.state in _ADOPTABLE:
-            ours = cloud.activity_id in draft.activities
+            ours = draft.activities.get(cloud.activity_id)
+            if ours is not None and ours.kind is ActivityKind.ATTACH and not ours.acknowledged:
+                continue  # its call's end makes it a member
             draft.put(_new_instance(draft, cloud, "" if ours else "adopted by its tags"), cloud)
 
 
@@ -139,8 +151,10 @@ def advance(draft: Draft) -> None:
     leaving.advance(draft, draft.waiting())
     for member in list(draft.members.values()):
         instance, agent = member.instance, member.agent
-        if instance.state in LEAVING_STATES:
-            if instance.state is not LifecycleState.TERMINATING_WAIT:
+        if instance.state in _NOT_JUDGED:
+            if instance.state not in LEAVING_STATES:
+                membership.stay_apart(draft, member)
+            elif instance.state is not LifecycleState.TERMINATING_WAIT:
                 _leave(draft, member)
             continue
         if instance.launch_version != applied:
@@ -151,6 +165,7 @@ def advance(draft: Draft) -> None:
         if instance.state in _AT_HOOKS and not (verdict.confirmed or verdict.told):
             verdict = HEALTHY  # a hook may reboot the machine; its own limit ends it
         if verdict is not HEALTHY:
+            verdict = suspension.judged(draft, verdict)
             draft.verdicts[instance.instance_id] = verdict
             if verdict.confirmed:
                 _dead(draft, member, verdict.reason)
@@ -218,12 +233,19 @@ def _at_hooks(draft: Draft, member: Member) -> None:
 
 def _give_up(draft: Draft, instance: Instance, reason: str) -> None:
     """A launch that came to nothing. It counts as a failure, so that a broken image doesn't burn money."""
+    if draft.held(f"terminate {instance.instance_id}: {reason}", Process.TERMINATE):
+        return
     _count_failure(draft, instance, reason)
     draft.terminate((instance.instance_id,), reason, keep_console=True, at_once=True)
 
 
 def _count_failure(draft: Draft, instance: Instance, reason: str) -> None:
-    """Against its template; against the group only where there is no better template to launch from."""
+    """Against its template; against the group only where there is no better template to launch from.
+
+    One that came back from standby, or was attached, says nothing of a template.
+    """
+    if instance.in_service_at is not None or not instance.launch_version:
+        return
     draft.record = launches.failed(draft.record, instance.launch_version)
     if launches.counts_for_group(draft.record, instance.launch_version):
         draft.record = backoff.failed(draft.record, None, f"{instance.instance_id}: {reason}", draft.now)
@@ -231,10 +253,18 @@ def _count_failure(draft: Draft, instance: Instance, reason: str) -> None:
 
 def _dead(draft: Draft, member: Member, reason: str) -> None:
     instance, cloud = member.instance, member.cloud
+    stopped = cloud is not None and cloud.state in (Ec2State.STOPPING, Ec2State.STOPPED)
+    if stopped and draft.held(
+        f"terminate {instance.instance_id}: {reason}",
+        Process.HEALTH_CHECK,
+        Process.REPLACE_UNHEALTHY,
+        Process.TERMINATE,
+    ):
+        return
     if instance.state in PENDING_STATES:
         _count_failure(draft, instance, reason)
     draft.lost.append((instance.instance_id, reason))
-    if cloud is not None and cloud.state in (Ec2State.STOPPING, Ec2State.STOPPED):
+    if stopped:
         draft.terminate((instance.instance_id,), reason, leaving=Leaving.UNHEALTHY, at_once=True)
     else:
         draft.forget(instance.instance_id)
@@ -259,6 +289,8 @@ def _leave(draft: Draft, member: Member) -> None:
     waited = draft.watched_seconds(instance.state_since_at)
     if waited < TERMINATE_AGAIN_SECONDS or (cloud is not None and cloud.state is Ec2State.SHUTTING_DOWN):
         return
+    if draft.record.suspension(Process.TERMINATE) is not None:
+        return
     for activity in covering:
         if not activity.acknowledged:
             return  # its call is still being made
@@ -268,12 +300,12 @@ def _leave(draft: Draft, member: Member) -> None:
 
 
 def end_activities(draft: Draft) -> None:
-    """A launch ends when none of its instances is on its way in; a termination when all of its are gone."""
+    """A launch ends when none of its instances is on its way in; a termination or detachment when all are gone."""
     for activity in list(draft.activities.values()):
         if activity.status is not ActivityStatus.IN_PROGRESS or not activity.acknowledged:
             continue
         here = [draft.members[i].instance for i in activity.instance_ids if i in draft.members]
-        if activity.kind is ActivityKind.TERMINATE:
+        if activity.kind in (ActivityKind.TERMINATE, ActivityKind.DETACH):
             if not here:
                 draft.end(activity, ActivityStatus.SUCCESSFUL)
             continue

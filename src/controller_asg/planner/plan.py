@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from controller_asg.model.activity import Activity
+from controller_asg.model.activity import Activity, ActivityKind
 from controller_asg.model.agent_order import AgentOrder
 from controller_asg.model.decision import Decision
 from controller_asg.model.immutable import immutable
@@ -42,6 +42,15 @@ class TerminationPlan:
     details: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class TaggingPlan:
+    """Our tags are put on an instance (ATTACH), or taken off several (DETACH)."""
+
+    kind: ActivityKind
+    instance_ids: tuple[str, ...]
+    cause: str
+
+
 @immutable
 class Plan:
     """`instances` are those whose record changed; `gone` are to be forgotten; `activities` those that moved or ended.
@@ -58,6 +67,7 @@ class Plan:
     activities: tuple[Activity, ...]
     launches: tuple[LaunchPlan, ...]
     terminations: tuple[TerminationPlan, ...]
+    taggings: tuple[TaggingPlan, ...]
     bootstraps: tuple[str, ...]
     agent_orders: tuple[tuple[str, AgentOrder], ...]
     decision: Decision

@@ -2,9 +2,9 @@
 
 Only `Snapshot.memories` move: they learn what this pass has seen. Ask "what if" with others.
 
-Order of the rules: times that a clock set back left in the future, facts (what calls brought), adoption, lifecycle and
-health, scheduled actions, orders, mass silence, votes and bounds, instances to be replaced, the gap between wanted and
-there, activities that ended.
+Order of the rules: times that a clock set back left in the future, holds that end, facts (what calls brought),
+adoption, lifecycle and health, scheduled actions, orders, mass silence, votes and bounds, instances to be replaced, the
+gap between wanted and there, activities that ended.
 """
 
 from controller_asg.model.decision import Decision, Vote
@@ -20,6 +20,7 @@ from controller_asg.planner import (
     refresh,
     schedule,
     sizing,
+    suspension,
 )
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.plan import LaunchPlan, Plan
@@ -32,6 +33,7 @@ def plan(snapshot: Snapshot) -> Plan:
     draft = Draft(snapshot)
     before = snapshot.record.desired_capacity
     lifecycle.mend_times(draft)
+    suspension.end_due(draft)
     draft.record = backoff.forget(draft.record, draft.now)
     lifecycle.take_facts(draft)
     votes: tuple[Vote, ...] = ()
@@ -71,6 +73,7 @@ def plan(snapshot: Snapshot) -> Plan:
         activities=tuple(draft.activities[i] for i in sorted(draft.changed_activities)),
         launches=draft.launches,
         terminations=tuple(draft.terminations),
+        taggings=tuple(draft.taggings),
         bootstraps=tuple(draft.bootstraps),
         agent_orders=tuple(draft.agent_orders),
         decision=decision,
@@ -96,7 +99,8 @@ def _why(draft: Draft, wish: Wish, before: int) -> str:
 def _actions(draft: Draft) -> tuple[str, ...]:
     launches = [f"launch {launch.count}{_where(launch)}: {launch.cause}" for launch in draft.launches]
     terminations = [f"terminate {', '.join(t.instance_ids)}: {t.cause}" for t in draft.terminations]
-    return (*draft.scheduled, *draft.waits, *launches, *terminations)
+    taggings = [f"{t.kind} {', '.join(t.instance_ids)}: {t.cause}" for t in draft.taggings]
+    return (*draft.scheduled, *draft.waits, *launches, *terminations, *taggings)
 
 
 def _where(launch: LaunchPlan) -> str:
@@ -131,6 +135,7 @@ def _summary(draft: Draft, before: int, votes: tuple[Vote, ...], actions: tuple[
 
 
 def _note_conditions(draft: Draft) -> None:
+    suspension.note_condition(draft)
     outdated = [
         instance_id
         for instance_id in draft.outdated

@@ -7,6 +7,7 @@ here is only when to begin, and that nobody goes before the new one serves.
 from collections import Counter
 from collections.abc import Sequence
 
+from controller_asg.model.hold import Process
 from controller_asg.model.instance import PENDING_STATES
 from controller_asg.planner import leases, offerings
 from controller_asg.planner.draft import Draft
@@ -19,6 +20,9 @@ UNEVEN_BY = 2
 def emptiest(draft: Draft, members: Sequence[Member]) -> tuple[str, str] | None:
     """(subnet, zone) where one more would make zones more level; None when they are level, or no launch is allowed."""
     if not draft.group.rebalance_zones or not draft.snapshot.subnets:
+        return None
+    # Without Terminate it would only grow, as EC2's own rebalancing does then.
+    if draft.record.suspension(Process.AZ_REBALANCE, Process.LAUNCH, Process.TERMINATE) is not None:
         return None
     serving = [m.instance for m in members if m.instance.state not in PENDING_STATES]
     counts = Counter(instance.zone for instance in serving)

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from controller_asg.model.decision import Step
 from controller_asg.model.group import Group
+from controller_asg.model.hold import Process
 from controller_asg.model.record import GroupRecord, Scheduled
 from controller_asg.model.scheduled_action import ScheduledAction, latest_time, times_after
 from controller_asg.planner.draft import Draft
@@ -27,6 +28,11 @@ def carry_out(draft: Draft) -> None:
             _note(draft, replace(last, in_force=False), f"{action.name} ends: {action.sizes()}")
     due = [(at, a) for a in draft.group.scheduled_actions if (at := _due(draft.record, a, draft.now))]
     due.sort(key=lambda each: each[0])
+    if due and draft.held(
+        f"carry out {', '.join(action.name for _, action in due)}", Process.SCHEDULED_ACTIONS
+    ):
+        _skip(draft, due)
+        return
     for at, action in due:
         _note(
             draft,
@@ -40,6 +46,16 @@ def carry_out(draft: Draft) -> None:
             continue
         draft.steps.append(Step("scheduled_action", before, desired, f"{action.name} sets desired capacity"))
         draft.record = replace(draft.record, desired_capacity=desired)
+
+
+def _skip(draft: Draft, due: list[tuple[datetime, ScheduledAction]]) -> None:
+    """As in EC2 only times that come after the suspension are carried out; what was in force for good stays so."""
+    done = {each.action: each for each in draft.record.scheduled}
+    for at, action in due:
+        before = done.get(action.name)
+        in_force = before is not None and before.in_force and action.duration_seconds is None
+        done[action.name] = Scheduled(action.name, at, in_force)
+    draft.record = replace(draft.record, scheduled=tuple(done.values()))
 
 
 def _note(draft: Draft, done: Scheduled, what: str) -> None:

@@ -11,7 +11,15 @@ from datetime import timedelta
 from typing import Literal
 
 from controller_asg.model.decision import Step
-from controller_asg.model.instance import LEAVING_STATES, PENDING_STATES, AgentView, Leaving
+from controller_asg.model.hold import Process
+from controller_asg.model.instance import (
+    APART_STATES,
+    LEAVING_STATES,
+    PENDING_STATES,
+    AgentView,
+    Leaving,
+    LifecycleState,
+)
 from controller_asg.model.offering import Offering
 from controller_asg.model.record import LastChange
 from controller_asg.model.scaling_policy import metrics_of
@@ -23,16 +31,22 @@ from controller_asg.planner import (
     launches,
     leaving,
     maintenance,
+    membership,
     offerings,
     projection,
     rebalance,
     refresh,
+    suspension,
     zones,
 )
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health, hold_mass_silence
 from controller_asg.planner.snapshot import (
+    Attach,
     CompleteAction,
+    Detach,
+    EnterStandby,
+    ExitStandby,
     Member,
     Protect,
     RecordHeartbeat,
@@ -85,31 +99,37 @@ def take_orders(draft: Draft) -> None:
                 for instance_id in order.instance_ids:
                     member = draft.members.get(instance_id)
                     if member is not None and member.instance.state not in LEAVING_STATES:
-                        draft.put(replace(member.instance, protected_from_scale_in=order.protected))
+                        suspension.protect(draft, order, instance_id)
             case CompleteAction() | RecordHeartbeat():
                 hooks.take(draft, order)
             case RefreshOrder():
                 refresh.take_order(draft, order)
+            case EnterStandby() | ExitStandby() | Detach() | Attach():
+                change, reason = membership.take(draft, order)
+                set_desired(draft, draft.record.desired_capacity + change, "order", reason)
     for instance_id in draft.wants_out:
         _release(draft, instance_id, True, "its agent asked to leave the group (/unregister)")
 
 
 def _release(draft: Draft, instance_id: str, decrement: bool, cause: str) -> None:
     member = draft.members.get(instance_id)
-    if member is None:
+    if member is None or member.instance.state is LifecycleState.DETACHING:
         return
     if member.instance.state in LEAVING_STATES:
         draft.put(replace(member.instance, leaving=Leaving.ORDER))  # it is not taken back any more
         return
+    if draft.held(f"terminate {instance_id}: {cause}", Process.TERMINATE):
+        return
     _give_up(draft, (instance_id,), cause, Leaving.ORDER)
-    if decrement:
+    if decrement and member.instance.state not in APART_STATES:
         # At min_size the bound raises it again, and the instance is replaced.
         set_desired(draft, draft.record.desired_capacity - 1, "order", f"{instance_id}: {cause}")
 
 
 def _give_up(draft: Draft, instance_ids: tuple[str, ...], cause: str, leaving: Leaving) -> None:
     """Terminate what is no longer wanted; what is launched in its place later is no runaway."""
-    draft.record = launches.launched(draft.record, -len(instance_ids), draft.now)
+    if draft.record.suspension(Process.TERMINATE) is None:
+        draft.record = launches.launched(draft.record, -len(instance_ids), draft.now)
     draft.terminate(instance_ids, cause, leaving=leaving)
 
 
@@ -135,7 +155,7 @@ def vote(draft: Draft) -> Wish:
     draft.fleet = Fleet(tuple(serving), desired, warming, lead_seconds, tuple(fresh))
     wish = combine(draft.group.policies, draft.fleet, draft.record.last_changes, draft.now, memories)
     draft.steps.extend(wish.steps)
-    capacity = projection.held(draft, behavior.held(draft, wish.capacity))
+    capacity = suspension.taken(draft, projection.held(draft, behavior.held(draft, wish.capacity)))
     if capacity != desired:
         draft.record = replace(draft.record, desired_capacity=capacity)
         apply_bounds(draft)
@@ -203,8 +223,12 @@ def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
         healthy, serving, need = [*healthy, *back], [*serving, *back], need - len(back)
         draft.record = launches.launched(draft.record, len(back), draft.now)  # they counted as given up
     waiting: list[Member] = []
-    if need > 0:
+    ids = ", ".join(member.instance.instance_id for member in unhealthy)
+    if unhealthy and draft.held(f"replace {ids}", Process.REPLACE_UNHEALTHY, Process.TERMINATE):
+        unhealthy, waiting = [], unhealthy
+    elif need > 0:
         unhealthy, waiting = _in_turn(draft, unhealthy)
+    if need > 0:
         need = max(0, need - len(waiting))
     if need > 0:
         _launch(draft, need, [*healthy, *waiting], unhealthy, launching, why)
@@ -257,6 +281,8 @@ def _launch(
     why: str,
 ) -> None:
     desired = draft.record.desired_capacity
+    if draft.held(f"launch {need}: {why}", Process.LAUNCH):
+        return
     held = backoff.holding(draft.record, None, draft.now)
     if held:
         left = (held.until_at - draft.now).total_seconds()

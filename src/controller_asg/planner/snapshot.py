@@ -70,8 +70,44 @@ class Terminate:
 
 @dataclass(frozen=True, slots=True)
 class Protect:
+    """`until_at` None: until it is taken back."""
+
     instance_ids: tuple[str, ...]
     protected: bool
+    actor: str
+    reason: str = ""
+    until_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnterStandby:
+    """Without `decrement` a replacement is launched."""
+
+    instance_ids: tuple[str, ...]
+    decrement: bool
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStandby:
+    instance_ids: tuple[str, ...]
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Without `decrement` a replacement is launched."""
+
+    instance_ids: tuple[str, ...]
+    decrement: bool
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Running instances of no group; EC2 was asked."""
+
+    instance_ids: tuple[str, ...]
     actor: str
 
 
@@ -115,7 +151,8 @@ class RefreshOrder:
     preferences: RefreshPreferences | None = None
 
 
-Order = SetDesired | Terminate | Protect | SetHealth | CompleteAction | RecordHeartbeat | RefreshOrder
+Move = EnterStandby | ExitStandby | Detach | Attach
+Order = SetDesired | Terminate | Protect | SetHealth | CompleteAction | RecordHeartbeat | RefreshOrder | Move
 Fact = Outcome | Bootstrapped
 
 

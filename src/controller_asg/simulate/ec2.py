@@ -51,7 +51,7 @@ ALIVE = (Ec2State.PENDING, Ec2State.RUNNING)
 class Faults:
     """What goes wrong now. `lost_answers` and `errors` go down by one with each call they spoil."""
 
-    lost_answers: int = 0  # of RunInstances and TerminateInstances: done, and never told
+    lost_answers: int = 0  # of calls that change something: done, and never told
     internal_errors: int = 0  # done, and told as InternalError
     errors: list[str] = field(default_factory=list)  # codes that the next RunInstances answer
     full: set[tuple[str, str]] = field(default_factory=set)  # (zone, instance type); "" is every type
@@ -85,7 +85,7 @@ class Machine:
     running_since: float | None = None
     impaired: bool = False
     # (when each replica sees it, what it then shows), oldest first.
-    shown: list[tuple[tuple[float, ...], Ec2State]] = field(default_factory=list)
+    shown: list[tuple[tuple[float, ...], Ec2State, Mapping[str, str]]] = field(default_factory=list)
 
     @property
     def group(self) -> str:
@@ -115,8 +115,9 @@ class _Bucket:
 class SimulatedEc2:
     """The methods of boto3's EC2 client that the controller calls, and the world's side below them.
 
-    `launches` logs every RunInstances that made instances: (token, instance ids). `on_launch(token, machines)` and
-    `on_terminate(machine)` hear of each as it happens, `tell` of what a person would want to read.
+    `launches` logs every RunInstances that made instances: (token, instance ids). `on_launch(token, machines)`,
+    `on_terminate(machine)` and `on_tagged(machine, its tags before)` hear of each as it happens, `tell` of what a
+    person would want to read.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class SimulatedEc2:
         self.faults = Faults()
         self.on_launch: Callable[[str, list[Machine]], None] = lambda token, machines: None
         self.on_terminate: Callable[[Machine], None] = lambda machine: None
+        self.on_tagged: Callable[[Machine, Mapping[str, str]], None] = lambda machine, before: None
         self.tell: Callable[[str], None] = lambda text: None
 
     # boto3's side
@@ -158,14 +160,14 @@ class SimulatedEc2:
             machines = [self.machines[i] for i in known[1] if i in self.machines]
             if not any(machine.alive for machine in machines):
                 raise _error("IdempotentInstanceTerminated", "The instances of this token were terminated")
-            return {"Instances": [self._shape(m, m.state) for m in machines]}
+            return {"Instances": [self._shape(m, m.state, m.tags) for m in machines]}
         made = self._launch(call)
         self.tell(
             f"ec2: RunInstances {token} makes {', '.join(m.instance_id for m in made)} in {made[0].zone}"
         )
         self.on_launch(made[0].token, made)
         self._leave("RunInstances")
-        return {"Instances": [self._shape(machine, machine.state) for machine in made]}
+        return {"Instances": [self._shape(machine, machine.state, machine.tags) for machine in made]}
 
     def terminate_instances(self, InstanceIds: list[str]) -> dict[str, Any]:
         self._enter("TerminateInstances", len(InstanceIds))
@@ -183,22 +185,51 @@ class SimulatedEc2:
         self._leave("TerminateInstances")
         return {"TerminatingInstances": []}
 
+    def create_tags(self, Resources: list[str], Tags: list[dict[str, str]]) -> dict[str, Any]:
+        new = {tag["Key"]: tag["Value"] for tag in Tags}
+        self._tag("CreateTags", Resources, lambda tags: {**tags, **new})
+        return {}
+
+    def delete_tags(self, Resources: list[str], Tags: list[dict[str, str]]) -> dict[str, Any]:
+        keys = {tag["Key"] for tag in Tags}
+        self._tag("DeleteTags", Resources, lambda tags: {k: v for k, v in tags.items() if k not in keys})
+        return {}
+
+    def _tag(
+        self,
+        action: str,
+        instance_ids: list[str],
+        change: Callable[[Mapping[str, str]], Mapping[str, str]],
+    ) -> None:
+        self._enter(action)
+        unknown = [i for i in instance_ids if i not in self.machines]
+        if unknown:
+            raise _error("InvalidID", f"The ID '{', '.join(unknown)}' is not valid")
+        for instance_id in instance_ids:
+            machine = self.machines[instance_id]
+            before, machine.tags = machine.tags, change(machine.tags)
+            if before != machine.tags:
+                self.tell(f"ec2: {action} {instance_id}, now of group {machine.group or '-'}")
+                self.on_tagged(machine, before)
+                self._show(machine)
+        self._leave(action)
+
     def describe_instances(
         self,
         Filters: list[dict[str, Any]],
         MaxResults: int = 1000,
         NextToken: str = "",
     ) -> dict[str, Any]:
-        """Of the filters only `tag:` and `tag-key` are known. A page's rest is what there is when it is asked for."""
+        """Known filters: `tag:`, `tag-key`, `instance-id`. A page's rest is what there is when it is asked for."""
         self._enter("DescribeInstances", counted_as=FURTHER_PAGE if NextToken else "")
         replica = self._replica()
         rest = self._pages.pop(NextToken, []) if NextToken else list(self.machines)
         size = min(MaxResults, self.faults.page_size or MaxResults)
         shown = []
         for number, instance_id in enumerate(rest):
-            state = self._seen(instance_id, replica)
-            if state is not None and _matches(self.machines[instance_id].tags, Filters):
-                shown.append(self._shape(self.machines[instance_id], state))
+            seen = self._seen(instance_id, replica)
+            if seen is not None and _matches(instance_id, seen[1], Filters):
+                shown.append(self._shape(self.machines[instance_id], *seen))
             if len(shown) == size and rest[number + 1 :]:
                 token = f"page-{next(self._numbers)}"
                 self._pages[token] = rest[number + 1 :]
@@ -338,25 +369,32 @@ class SimulatedEc2:
             # EC2 gives the address to the next one at once.
             self._addresses.pop(machine.private_ip, None)
             self._loop.call_later(TERMINATED_SHOWN_SECONDS, self.machines.pop, machine.instance_id, None)
+        self._show(machine)
+
+    def _show(self, machine: Machine) -> None:
+        """Each replica will show what it is now."""
+        now = self._loop.time()
         lag = self.faults.lag_seconds
         earliest = machine.shown[-1][0] if machine.shown else (0.0,) * REPLICAS
         seen_at = tuple(max(at, now + (self._chance.uniform(0, lag) if lag else 0.0)) for at in earliest)
-        machine.shown.append((seen_at, state))
+        machine.shown.append((seen_at, machine.state, machine.tags))
 
-    def _seen(self, instance_id: str, replica: int) -> Ec2State | None:
+    def _seen(self, instance_id: str, replica: int) -> tuple[Ec2State, Mapping[str, str]] | None:
         machine, now = self.machines.get(instance_id), self._loop.time()
         if machine is None:
             return None
-        return next((state for at, state in reversed(machine.shown) if at[replica] <= now), None)
+        return next(
+            ((state, tags) for at, state, tags in reversed(machine.shown) if at[replica] <= now), None
+        )
 
     def _replica(self) -> int:
         return self._chance.randrange(REPLICAS)
 
-    def _shape(self, machine: Machine, state: Ec2State) -> dict[str, Any]:
+    def _shape(self, machine: Machine, state: Ec2State, tags: Mapping[str, str]) -> dict[str, Any]:
         return {
             "InstanceId": machine.instance_id,
             "State": {"Name": state.value},
-            "Tags": [{"Key": key, "Value": value} for key, value in machine.tags.items()],
+            "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
             "Placement": {"AvailabilityZone": machine.zone},
             "InstanceType": machine.instance_type,
             "ImageId": machine.image_id,
@@ -423,9 +461,11 @@ def _status(machine: Machine, now: float) -> str:
     return "ok" if since is not None and now - since >= STATUS_OK_AFTER_SECONDS else "initializing"
 
 
-def _matches(tags: Mapping[str, str], filters: list[dict[str, Any]]) -> bool:
+def _matches(instance_id: str, tags: Mapping[str, str], filters: list[dict[str, Any]]) -> bool:
     for one in filters:
         name, values = one["Name"], one["Values"]
+        if name == "instance-id" and instance_id not in values:
+            return False
         if name == "tag-key" and not any(value in tags for value in values):
             return False
         if name.startswith("tag:") and tags.get(name[4:]) not in values:

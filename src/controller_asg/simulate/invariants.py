@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from controller_asg.cloud.launch_call import LAUNCH_VERSION_TAG
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
+from controller_asg.model.hold import Process
 from controller_asg.model.instance import (
+    APART_STATES,
     LEAVING_STATES,
     PENDING_STATES,
     Instance,
@@ -39,16 +41,31 @@ TRANSITIONS: Mapping[LifecycleState | None, frozenset[LifecycleState]] = {
     LifecycleState.PENDING_PROCEED: frozenset(
         {LifecycleState.IN_SERVICE, LifecycleState.TERMINATING_WAIT, LifecycleState.TERMINATING}
     ),
-    LifecycleState.IN_SERVICE: frozenset({LifecycleState.TERMINATING_WAIT, LifecycleState.TERMINATING}),
+    LifecycleState.IN_SERVICE: frozenset(
+        {
+            LifecycleState.ENTERING_STANDBY,
+            LifecycleState.DETACHING,
+            LifecycleState.TERMINATING_WAIT,
+            LifecycleState.TERMINATING,
+        }
+    ),
     # Back into service: see `_leaves`.
     LifecycleState.TERMINATING_WAIT: frozenset(
         {LifecycleState.TERMINATING_PROCEED, LifecycleState.IN_SERVICE}
     ),
     LifecycleState.TERMINATING_PROCEED: frozenset(),
+    LifecycleState.ENTERING_STANDBY: frozenset({LifecycleState.STANDBY, LifecycleState.TERMINATING}),
+    LifecycleState.STANDBY: frozenset(
+        {LifecycleState.PENDING, LifecycleState.DETACHING, LifecycleState.TERMINATING}
+    ),
+    LifecycleState.DETACHING: frozenset(),
     LifecycleState.TERMINATING: frozenset(),
 }
+_ON_THE_MOVE = PENDING_STATES | {LifecycleState.ENTERING_STANDBY, LifecycleState.DETACHING}
 # An instance that carries our tags is on record so soon after it could be known.
 ADOPTED_WITHIN_SECONDS = 60.0
+# A hold whose time is over has ended so soon after the controller could end it.
+HOLD_ENDS_WITHIN_SECONDS = 20.0
 # After a fault that touched an instance, or all of them, its replacement may still be under way for so long.
 AFTERMATH_SECONDS = 60.0
 # Silent for so long, everyone among them has been judged silent.
@@ -86,6 +103,8 @@ class Invariants:
         self._made = Counter[str]()  # instances by token
         self._bad = Counter[str]()  # instances of the bad image by group and launch version
         self._unknown_since: dict[str, float] = {}
+        self._over_since: dict[tuple[str, str], float] = {}
+        self._detached: dict[str, str] = {}  # instance id -> the activity that took its tags off
         self._max_size: dict[str, list[tuple[float, int]]] = {}
         # Of those in Terminating:Wait: since when, and whether a fault had silenced it then.
         self._waits: dict[str, tuple[float, bool]] = {}
@@ -96,6 +115,7 @@ class Invariants:
         self.transitions: set[tuple[LifecycleState | None, LifecycleState | None]] = set()
         world.ec2.on_launch = self.launched
         world.ec2.on_terminate = self.terminated
+        world.ec2.on_tagged = self.tagged
         world.disk.on_commit = self.committed
 
     def violate(self, rule: str, what: str) -> None:
@@ -127,7 +147,7 @@ class Invariants:
             for machine in self._world.ec2.alive()
             if machine.group == group
             and machine.token in ours
-            and not self._leaving(machine.instance_id)
+            and not self._leaves_or_stands_by(machine.instance_id)
             and (machine.instance_id in disk.instances or self._is_open(machine.token))
         ]
         allowed = self._allowed(group)
@@ -146,8 +166,22 @@ class Invariants:
             what = f"gave up {self._bad[version]} of {version}, the limit is {limit}"
             self.violate("a bad image costs few instances", what)
 
+    def tagged(self, machine: Machine, before: Mapping[str, str]) -> None:
+        kind = ActivityKind.ATTACH if machine.group else ActivityKind.DETACH
+        ordered = [
+            a for a in self._journal.values() if a.kind is kind and machine.instance_id in a.instance_ids
+        ]
+        if not ordered:
+            self.violate("journalled before the call", f"{kind} {machine.instance_id} is in no journal")
+        elif machine.group:
+            self._detached.pop(machine.instance_id, None)
+        else:
+            self._detached[machine.instance_id] = max(ordered, key=lambda a: a.activity_id).activity_id
+
     def terminated(self, machine: Machine) -> None:
         disk, instance_id = self._world.disk, machine.instance_id
+        if not machine.group:
+            self.violate("what is detached runs on", f"{instance_id} is terminated")
         ending = [
             activity
             for activity in self._journal.values()
@@ -184,7 +218,7 @@ class Invariants:
         ordered = {
             one.instance_id
             for one in change.instances
-            if one.state in LEAVING_STATES and "on the word of" in one.reason
+            if one.state in LEAVING_STATES | APART_STATES and "on the word of" in one.reason
         }
         serving = [
             i
@@ -218,6 +252,13 @@ class Invariants:
             gone_silent = instance.reason.startswith("unhealthy: silent")
             if before is LifecycleState.IN_SERVICE and instance.state in LEAVING_STATES and gone_silent:
                 self._not_in_mass_silence(change, instance.group, instance.instance_id)
+            leaves_apart = before in APART_STATES and instance.state in LEAVING_STATES
+            if leaves_apart and "terminated on the word of" not in instance.reason:
+                what = f"{instance.instance_id} is {before}: {instance.reason}"
+                self.violate("what stands apart is not terminated by our choice", what)
+            # Whose store was lost is a stranger, and Describe may show its tags for a while.
+            if old is None and self._detached.get(instance.instance_id) in disk.activities:
+                self.violate("what is detached is not adopted back", instance.instance_id)
             if before is not instance.state:
                 self._moved(instance.instance_id, before, instance.state)
                 if old is not None:
@@ -226,7 +267,7 @@ class Invariants:
             old = disk.instances.get(instance_id)
             self.transitions.add((old.state if old else None, None))
             machine = self._world.ec2.machines.get(instance_id)
-            if machine is not None and machine.alive:
+            if machine is not None and machine.alive and machine.group:
                 self.violate("nothing that runs is forgotten", f"{instance_id} is {machine.state}")
         for record in change.groups:
             name, now = record.group.name, self._world.loop.time()
@@ -247,6 +288,28 @@ class Invariants:
                 self._explained(change, name, known.desired_capacity, record.desired_capacity)
         self._keeps_healthy(change)
         refresh_rules.committed(change, disk.groups, disk.instances, self._open(), self.violate)
+        self._keeps_holds(change)
+
+    def _keeps_holds(self, change: Change) -> None:
+        """Nothing begins that is suspended, and no hold ends early by itself."""
+        disk = self._world.disk
+        records = {**disk.groups, **{record.group.name: record for record in change.groups}}
+        processes = {ActivityKind.LAUNCH: Process.LAUNCH, ActivityKind.TERMINATE: Process.TERMINATE}
+        for activity in change.activities:
+            process, record = processes.get(activity.kind), records.get(activity.group)
+            if process is None or record is None or activity.group in change.deleted_groups:
+                continue
+            if activity.activity_id not in disk.activities and record.suspension(process) is not None:
+                what = f"{activity.activity_id} of {activity.group}: {activity.cause}"
+                self.violate(f"nothing begins while {process} is suspended", what)
+        for record in change.groups:
+            known = disk.groups.get(record.group.name)
+            if known is None or change.decision is None:
+                continue  # an operator's own word
+            now = change.decision.last_at
+            for process, hold in known.suspended:
+                if record.suspension(process) is None and not hold.mended(now).over(now):
+                    self.violate("no suspension ends early", f"{record.group.name}: {process} {hold.said()}")
 
     def _moved(self, instance_id: str, before: LifecycleState | None, after: LifecycleState) -> None:
         self.transitions.add((before, after))
@@ -339,6 +402,7 @@ class Invariants:
         if not watching:
             self._unknown_since.clear()
             self._overdue.clear()
+            self._over_since.clear()
             return
         if not steady or now - self._ticked_at > STALL_SECONDS:
             self._overdue.clear()
@@ -353,6 +417,16 @@ class Invariants:
         for instance_id, since in self._unknown_since.items():
             if now - since > ADOPTED_WITHIN_SECONDS:
                 self.violate("what carries our tags is adopted", f"{instance_id} is in no record")
+        over = {
+            (name, what)
+            for name, record in world.disk.groups.items()
+            for what, hold in (*record.suspended, *record.protections)
+            if hold.over(world.clock.now())
+        }
+        self._over_since = {key: self._over_since.get(key, now) for key in over}
+        for (name, what), since in self._over_since.items():
+            if now - since > HOLD_ENDS_WITHIN_SECONDS:
+                self.violate("what is held for a time ends", f"{name}: {what}")
 
     def _nobody_waits_for_ever(self, now: float) -> None:
         disk = self._world.disk
@@ -386,7 +460,12 @@ class Invariants:
             held = all(world.disk.instances[i].protected_from_scale_in for i in serving)
             if len(serving) != desired and not (len(serving) > desired and held):
                 found.append(f"{name}: {len(serving)} in service, desired capacity is {desired}")
-            if sorted(world.alive(name)) != sorted(serving):
+            standby = {
+                one.instance_id
+                for one in world.disk.instances.values()
+                if one.group == name and one.state is LifecycleState.STANDBY
+            }
+            if sorted(set(world.alive(name)) - standby) != sorted(serving):
                 found.append(
                     f"{name}: EC2 runs {sorted(world.alive(name))}, in service are {sorted(serving)}"
                 )
@@ -401,10 +480,11 @@ class Invariants:
         waiting = [
             one.instance_id
             for one in world.disk.instances.values()
-            if (one.state in PENDING_STATES or one.state in _WAITS) and one.group not in hopeless
+            if (one.state in _ON_THE_MOVE or one.state in _WAITS) and one.group not in hopeless
         ]
         if waiting:
-            found.append(f"pending or waiting: {', '.join(waiting)}")
+            found.append(f"on the move: {', '.join(waiting)}")
+        found.extend(f"{name}: held still" for name, each in world.disk.groups.items() if each.suspended)
         found.extend(
             f"{activity.activity_id} is open: {activity.cause}"
             for activity in self._open()
@@ -430,9 +510,9 @@ class Invariants:
         activity = self._world.disk.activities.get(token)
         return activity is not None and activity.status is ActivityStatus.IN_PROGRESS
 
-    def _leaving(self, instance_id: str) -> bool:
+    def _leaves_or_stands_by(self, instance_id: str) -> bool:
         known = self._world.disk.instances.get(instance_id)
-        return known is not None and known.state in LEAVING_STATES
+        return known is not None and known.state in LEAVING_STATES | APART_STATES
 
     def _allowed(self, group: str) -> int:
         now, history = self._world.loop.time(), self._max_size[group]

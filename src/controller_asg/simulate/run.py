@@ -26,6 +26,7 @@ from controller_asg.simulate.faults import EXCUSING, EXCUSING_ALL, Fault, FaultK
 from controller_asg.simulate.invariants import AFTERMATH_SECONDS, Invariants
 from controller_asg.simulate.logs import captured_logs
 from controller_asg.simulate.refreshes import REST, SHARE, Refreshes
+from controller_asg.simulate.regroup import regroup
 from controller_asg.simulate.virtual_time import START, VirtualLoop, run_virtual
 from controller_asg.simulate.work import Work
 from controller_asg.simulate.world import World
@@ -49,6 +50,7 @@ SQL_EVERY = 8
 TRACKED_SHARE = 0.25
 PATIENCE_SECONDS = 60
 DEMAND_TRACKING = {"type": "demand_tracking", "full": 45, "patience_seconds": PATIENCE_SECONDS}
+REGROUPED_SHARE = 0.3
 # Worlds whose seed ends so have scheduled actions and a behavior; the others stay as planted bugs know them.
 SCHEDULED = 3
 # In those of these seeds, modulo 20, instances work, drain and have lifecycle hooks.
@@ -62,7 +64,7 @@ BUG_EVENTS = frozenset(
         "task_failed",
         "ping_crashed",
         "launch_broken",
-        "termination_broken",
+        "call_broken",
         "ec2_answer_broken",
         "policy_memory_dropped",
     }
@@ -127,6 +129,9 @@ class _Drama:
         self._clockwork = random.Random(f"{seed}:clockwork")  # noqa: S311 - so that it moves nothing else
         self._leaves = random.Random(f"{seed}:leaving") if seed % 20 in LEAVING else None  # noqa: S311 - as well
         self._refreshes = Refreshes(seed, tell) if seed % SHARE == REST else None
+        # Operators of this share of the worlds move members and hold processes back.
+        self._members = random.Random(f"{seed}:membership")  # noqa: S311 - so that it moves nothing else
+        self._regroups = self._members.random() < REGROUPED_SHARE
         self._tell, self._result, self._bugs = tell, result, bugs
         self._seed, self._size, self._chaos_seconds = seed, size, chaos_seconds
         self._scale = size / USUAL_SIZE if size else 1.0
@@ -201,6 +206,8 @@ class _Drama:
             while world.loop.time() < ends:
                 await asyncio.sleep(chance.uniform(2, 30))
                 await self._operate()
+                if self._regroups:
+                    await regroup(self._world, self._members, self._tell)
 
     async def _settle(self) -> None:
         world, invariants = self._world, self._invariants

@@ -11,6 +11,7 @@ from typing import Any
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus, LaunchRequest
 from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.group import group_from_dict, group_to_dict, launch_from_dict, launch_to_dict
+from controller_asg.model.hold import Hold, Process
 from controller_asg.model.instance import Instance, Leaving, LifecycleState
 from controller_asg.model.lifecycle_hook import OpenHook
 from controller_asg.model.offering import Market, Offering
@@ -74,6 +75,8 @@ def group_to_row(record: GroupRecord) -> Row:
             "templates": [_template_to_document(template) for template in record.templates],
             "refresh": record.refresh and refresh_to_dict(record.refresh),
             "spot_returned_unix_ms": record.spot_returned_at and to_unix_ms(record.spot_returned_at),
+            "suspended": [[process.value, *_hold_to_document(hold)] for process, hold in record.suspended],
+            "protections": [[name, *_hold_to_document(hold)] for name, hold in record.protections],
         },
     }
 
@@ -117,6 +120,17 @@ def _offering(backoff: Row) -> Offering | None:
     return Offering(backoff["zone"], instance_type, Market(backoff.get("market", "on_demand")))
 
 
+def _hold_to_document(hold: Hold) -> list[Any]:
+    until = None if hold.until_at is None else to_unix_ms(hold.until_at)
+    return [hold.owner, hold.reason, to_unix_ms(hold.since_at), until, hold.everywhere]
+
+
+def _hold_from_document(owner: str, reason: str, since: int, until: int | None, everywhere: bool) -> Hold:
+    return Hold(
+        owner, reason, from_unix_ms(since), None if until is None else from_unix_ms(until), everywhere
+    )
+
+
 def group_from_row(row: Row) -> GroupRecord:
     returned = row["memory"].get("spot_returned_unix_ms")
     return GroupRecord(
@@ -154,6 +168,13 @@ def group_from_row(row: Row) -> GroupRecord:
         templates=tuple(map(_template_from_document, row["memory"].get("templates", ()))),
         refresh=(refresh := row["memory"].get("refresh")) and refresh_from_dict(refresh),
         spot_returned_at=returned and from_unix_ms(returned),
+        suspended=tuple(
+            (Process(process), _hold_from_document(*hold))
+            for process, *hold in row["memory"].get("suspended", ())
+        ),
+        protections=tuple(
+            (name, _hold_from_document(*hold)) for name, *hold in row["memory"].get("protections", ())
+        ),
     )
 
 
