@@ -21,12 +21,14 @@ from controller_asg.model.decision import Decision, Step, Vote
 from controller_asg.model.document import parse_groups
 from controller_asg.model.errors import AsgError, ConflictError, Fault, NotFoundError, SpecError
 from controller_asg.model.group import group_to_dict
+from controller_asg.model.hold import Hold, Process
 from controller_asg.model.instance import AgentView, Lease, LifecycleState
 from controller_asg.model.lifecycle_hook import OpenHook
 from controller_asg.model.record import DemandMinute, GroupRecord, Scheduled, State
 from controller_asg.model.refresh import InstanceRefresh, RefreshStatus, parse_preferences
 from controller_asg.planner.schedule import next_times
-from controller_asg.planner.snapshot import RefreshAction
+from controller_asg.planner.snapshot import Move, RefreshAction
+from controller_asg.planner.suspension import suspend
 from tests.making import NOW, cloud, instance, record
 
 A, B, C = (f"i-{number:017x}" for number in (1, 2, 3))  # A and B of web (min 2), C of jobs (min 0)
@@ -119,6 +121,7 @@ class FakeController:
                 else None,
                 cloud(each),
                 NOW,
+                Hold("anna", "a long job", NOW, NOW + timedelta(hours=1)) if each.instance_id == B else None,
             )
             for each in self.members.values()
             if group in ("", each.group)
@@ -200,13 +203,45 @@ class FakeController:
         return member.group, desired, True
 
     async def protect_instances(
-        self, instance_ids: tuple[str, ...], protected: bool, actor: str, validate_only: bool
+        self,
+        instance_ids: tuple[str, ...],
+        protected: bool,
+        actor: str,
+        validate_only: bool,
+        reason: str = "",
+        until_at: datetime | None = None,
     ) -> tuple[str, ...]:
         self._may_fail()
         changed = tuple(i for i in instance_ids if self.members[i].protected_from_scale_in != protected)
         if not validate_only:
-            self.orders.append(("protect", instance_ids, protected, actor))
+            hold = (reason, until_at) if reason or until_at else ()
+            self.orders.append(("protect", instance_ids, protected, actor, *hold))
         return changed
+
+    async def move_instances(
+        self, order: Move, validate_only: bool, group: str = ""
+    ) -> tuple[str, tuple[str, ...], int]:
+        self._may_fail()
+        if not validate_only:
+            self.orders.append(("move", order, group))
+        return group or "web", order.instance_ids, 2
+
+    async def suspend(
+        self, group: str, processes: tuple[Process, ...], hold: Hold, validate_only: bool
+    ) -> tuple[str, ...]:
+        self._may_fail()
+        if not validate_only:
+            self.orders.append(("suspend", group, processes, hold))
+            for name in [group] if group else list(self.records):
+                self.records[name] = suspend(self._record(name), processes, hold)
+        return (group,) if group else tuple(self.records)
+
+    async def resume(
+        self, group: str, processes: tuple[Process, ...], validate_only: bool
+    ) -> tuple[str, ...]:
+        self._may_fail()
+        self.orders.append(("resume", group, processes))
+        return (group,) if group else tuple(self.records)
 
     async def set_instance_health(self, instance_id: str, healthy: bool, actor: str) -> bool:
         self._may_fail()

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from asg.admin.v1 import admin_pb2 as pb
 from asg.admin.v1 import admin_pb2_grpc
+from controller_asg.api import orders
 from controller_asg.api.messages import (
     action_meant,
     activity_message,
@@ -37,7 +38,7 @@ from controller_asg.api.status_codes import BUG, codes_of, faults_in
 from controller_asg.api.yesterday import rehearse_yesterday
 from controller_asg.engine.controller import Controller
 from controller_asg.model.errors import AsgError, Fault, SpecError
-from controller_asg.planner.snapshot import RefreshAction
+from controller_asg.planner.snapshot import Attach, Detach, EnterStandby, ExitStandby, RefreshAction
 
 log = structlog.get_logger()
 
@@ -183,8 +184,83 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 request.protected_from_scale_in,
                 _actor(request.actor),
                 request.validate_only,
+                orders.reason(request.reason),
+                orders.until(_seconds(request), _time(request, "until"), datetime.now(UTC)),
             )
             return pb.SetInstanceProtectionResponse(changed_instance_ids=changed)
+
+    async def EnterStandby(
+        self, request: pb.EnterStandbyRequest, context: Context
+    ) -> pb.EnterStandbyResponse:
+        async with answering(context):
+            ids, decrement = (
+                orders.instance_ids(request.instance_ids),
+                request.should_decrement_desired_capacity,
+            )
+            order = EnterStandby(ids, decrement, _actor(request.actor))
+            group, changed, desired = await self._controller.move_instances(order, request.validate_only)
+            return pb.EnterStandbyResponse(
+                group=group, changed_instance_ids=changed, desired_capacity=desired
+            )
+
+    async def ExitStandby(self, request: pb.ExitStandbyRequest, context: Context) -> pb.ExitStandbyResponse:
+        async with answering(context):
+            order = ExitStandby(orders.instance_ids(request.instance_ids), _actor(request.actor))
+            group, changed, desired = await self._controller.move_instances(order, request.validate_only)
+            return pb.ExitStandbyResponse(group=group, changed_instance_ids=changed, desired_capacity=desired)
+
+    async def DetachInstances(
+        self, request: pb.DetachInstancesRequest, context: Context
+    ) -> pb.DetachInstancesResponse:
+        async with answering(context):
+            ids, decrement = (
+                orders.instance_ids(request.instance_ids),
+                request.should_decrement_desired_capacity,
+            )
+            order = Detach(ids, decrement, _actor(request.actor))
+            group, changed, desired = await self._controller.move_instances(order, request.validate_only)
+            return pb.DetachInstancesResponse(
+                group=group, changed_instance_ids=changed, desired_capacity=desired
+            )
+
+    async def AttachInstances(
+        self, request: pb.AttachInstancesRequest, context: Context
+    ) -> pb.AttachInstancesResponse:
+        async with answering(context):
+            _need(request.group, "group")
+            order = Attach(orders.instance_ids(request.instance_ids), _actor(request.actor))
+            group, changed, desired = await self._controller.move_instances(
+                order, request.validate_only, request.group
+            )
+            return pb.AttachInstancesResponse(
+                group=group, changed_instance_ids=changed, desired_capacity=desired
+            )
+
+    async def SuspendProcesses(
+        self, request: pb.SuspendProcessesRequest, context: Context
+    ) -> pb.SuspendProcessesResponse:
+        async with answering(context):
+            held = orders.hold(
+                _actor(request.actor),
+                request.reason,
+                _seconds(request),
+                _time(request, "until"),
+                not request.group,
+                datetime.now(UTC),
+            )
+            changed = await self._controller.suspend(
+                request.group, orders.processes(request.processes), held, request.validate_only
+            )
+            return pb.SuspendProcessesResponse(changed_groups=changed)
+
+    async def ResumeProcesses(
+        self, request: pb.ResumeProcessesRequest, context: Context
+    ) -> pb.ResumeProcessesResponse:
+        async with answering(context):
+            changed = await self._controller.resume(
+                request.group, orders.processes(request.processes), request.validate_only
+            )
+            return pb.ResumeProcessesResponse(changed_groups=changed)
 
     async def SetInstanceHealth(
         self, request: pb.SetInstanceHealthRequest, context: Context
@@ -416,7 +492,11 @@ def _preferences(text: str) -> dict[str, Any]:
     return document
 
 
-def _time(request: pb.GetDemandRequest, name: Literal["since", "until"]) -> datetime | None:
+def _seconds(request: pb.SetInstanceProtectionRequest | pb.SuspendProcessesRequest) -> float | None:
+    return request.seconds if request.HasField("seconds") else None
+
+
+def _time(request: Any, name: Literal["since", "until"]) -> datetime | None:
     """None when it is absent."""
     if not request.HasField(name):
         return None

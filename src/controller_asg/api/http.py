@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controller_asg.api.http_orders import ORDERS, Handle
 from controller_asg.api.message_json import to_json
 from controller_asg.api.messages import (
     activity_message,
@@ -91,6 +92,7 @@ def build_http_app(
         _route("/v1/instances", api.instances, "GET"),
         _route("/v1/activities", api.activities, "GET"),
         _route("/v1/instances/{instance_id}/health", api.set_health, "PUT"),
+        *(_route(path, api.ordered(handle), method) for path, method, handle in ORDERS),
         Route("/v1/instances/{instance_id}", InstanceEndpoint(api)),
         _route("/v1/lifecycle-actions/complete", api.complete_action, "POST"),
         _route("/v1/lifecycle-actions/heartbeat", api.record_heartbeat, "POST"),
@@ -273,6 +275,14 @@ class HttpApi:
             raise HTTPException(404)
         changed = await self._controller.change_instance_refresh(name, action, ACTOR, False)
         return JSONResponse({"group": name, "changed": changed}, 202 if changed else 200)
+
+    def ordered(self, handle: Handle) -> Endpoint:
+        async def endpoint(request: Request) -> Response:
+            _query(request)
+            body = await _json_body(request)
+            return JSONResponse(await handle(self._controller, request.path_params, body))
+
+        return endpoint
 
     def found(self, instance_id: str) -> InstanceStatus:
         for status in self._controller.instances():

@@ -13,6 +13,7 @@ from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
 from controller_asg.model.group import group_to_dict
+from controller_asg.model.hold import Hold
 from controller_asg.model.lifecycle_hook import OpenHook
 from controller_asg.model.record import DemandMinute
 from controller_asg.model.refresh import preferences_to_dict
@@ -59,6 +60,20 @@ def group_message(status: GroupStatus) -> pb.Group:
         next_scheduled=[scheduled_message(at, action) for at, action in status.next_times],
         hourly_cost=status.hourly_cost,
         max_hourly_cost=record.group.max_hourly_cost,
+        suspended_processes=[
+            pb.SuspendedProcess(process=process, hold=hold_message(hold))
+            for process, hold in record.suspended
+        ],
+    )
+
+
+def hold_message(hold: Hold) -> pb.Hold:
+    return pb.Hold(
+        owner=hold.owner,
+        reason=hold.reason,
+        since=timestamp(hold.since_at),
+        until=timestamp(hold.until_at),
+        everywhere=hold.everywhere,
     )
 
 
@@ -98,6 +113,7 @@ def instance_message(status: InstanceStatus) -> pb.Instance:
         leaving=instance.leaving or "",
         lifecycle_actions=map(action_message, instance.hooks),
         market=instance.market,
+        protection=hold_message(status.protection) if status.protection else None,
     )
 
 

@@ -13,6 +13,7 @@ def main() -> None:
         sys.exit(serve(sys.argv[2:]))
     # Their commands join the others.
     from controller_asg.cli import lifecycle_actions as _lifecycle_actions  # noqa: F401
+    from controller_asg.cli import membership as _membership  # noqa: F401
     from controller_asg.cli import refresh as _refresh  # noqa: F401
     from controller_asg.cli import rehearse as _rehearse  # noqa: F401
     from controller_asg.cli import simulate as _simulate  # noqa: F401

@@ -56,7 +56,6 @@ GroupArgument = Annotated[str, typer.Argument(metavar="[GROUP]", help="All group
 LeftOut = Annotated[
     str, typer.Argument(metavar="[GROUP]", help="May be left out where there is only one group.")
 ]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Instance ids.")]
 
 
 class Health(StrEnum):
@@ -307,18 +306,6 @@ def set_desired(
         print_json({"group": group, **to_json(answer)})
     else:
         typer.echo(f"{group}: {answer.before} → {answer.after}")
-
-
-@app.command()
-def protect(ids: Ids, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
-    """Keep instances from being chosen when their group shrinks."""
-    _protect(ids, True, address, as_json)
-
-
-@app.command()
-def unprotect(ids: Ids, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
-    """Let instances be chosen again when their group shrinks."""
-    _protect(ids, False, address, as_json)
 
 
 @app.command()

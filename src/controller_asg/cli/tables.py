@@ -82,7 +82,7 @@ def groups_table(groups: Iterable[pb.Group]) -> Table:
                 str(len(group.outdated_instance_ids) or "-"),
                 _of_ceiling(group),
                 group.last_decision or "-",
-                ", ".join(each.kind for each in group.conditions) or "-",
+                ", ".join(map(_condition, group.conditions)) or "-",
             )
         )
     return Table(columns, tuple(rows))
@@ -119,7 +119,7 @@ def instances_table(instances: Sequence[pb.Instance], now: datetime) -> Table:
         cpu = each.metrics.get("cpu_percent")
         notes = [
             "spot" if each.market == "spot" else "",
-            "protected" if each.protected_from_scale_in else "",
+            _protection(each) if each.protected_from_scale_in else "",
             "outdated" if each.outdated else "",
             *map(action_text, each.lifecycle_actions),
             each.health_reason if each.health != "Healthy" else "",
@@ -227,6 +227,20 @@ def seconds_text(seconds: float) -> str:
         if seconds < until:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86_400:.0f} d"
+
+
+def _condition(condition: pb.Condition) -> str:
+    """Its kind; with the message where the kind alone doesn't say what is held."""
+    held = condition.kind in ("Suspended", "Frozen")
+    return f"{condition.kind}: {condition.message}" if held else condition.kind
+
+
+def _protection(instance: pb.Instance) -> str:
+    if not instance.HasField("protection"):
+        return "protected"
+    hold = instance.protection
+    until = f" until {moment(hold.until)}" if hold.HasField("until") else ""
+    return f"protected{until} by {hold.owner}" + (f": {hold.reason}" if hold.reason else "")
 
 
 def _style(cell: str) -> str:

@@ -27,6 +27,7 @@ from controller_asg.policy.serving import Fleet
 
 UNKNOWN = Offering("", "", Market.ON_DEMAND)
 _SERVING = (LifecycleState.IN_SERVICE,)
+_PARKED = (LifecycleState.ENTERING_STANDBY, LifecycleState.STANDBY)
 _WAITING = (LifecycleState.TERMINATING_WAIT,)
 _PENDING = tuple(sorted(PENDING_STATES))
 _LIVE = tuple(sorted(state for state in LifecycleState if state not in LEAVING_STATES | APART_STATES))
@@ -188,6 +189,10 @@ class Draft:
     def live(self) -> list[Member]:
         """Every member that is neither on its way out nor apart."""
         return self._in(_LIVE)
+
+    def parked(self) -> list[Member]:
+        """Those on standby, or on their way there."""
+        return self._in(_PARKED)
 
     def waiting(self) -> list[Member]:
         """Those in Terminating:Wait."""

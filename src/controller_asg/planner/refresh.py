@@ -73,7 +73,8 @@ def _by(what: str, order: RefreshOrder) -> str:
 
 def _start(draft: Draft, order: RefreshOrder) -> None:
     assert order.preferences is not None
-    record, live = draft.record, [member.instance for member in draft.live()]
+    record = draft.record
+    live = [member.instance for member in (*draft.live(), *draft.parked())]
     matching = tuple(i.instance_id for i in live if i.launch_version == record.launch_version)
     known = {template.version: template for template in launches.earlier_templates(record)}
     held = Counter(
@@ -223,7 +224,7 @@ def _bounds(draft: Draft, refresh: InstanceRefresh) -> maintenance.Bounds:
 def _look(draft: Draft, refresh: InstanceRefresh) -> tuple[InstanceRefresh, _Seen]:
     seen, matching = _Seen(), frozenset(refresh.matching)
     asked = refresh.preferences
-    for member in draft.live():
+    for member in (*draft.live(), *draft.parked()):
         instance = member.instance
         old = is_old(refresh, instance, matching)
         health = draft.verdict(member).health

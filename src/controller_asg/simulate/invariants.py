@@ -253,7 +253,10 @@ class Invariants:
             if before is LifecycleState.IN_SERVICE and instance.state in LEAVING_STATES and gone_silent:
                 self._not_in_mass_silence(change, instance.group, instance.instance_id)
             leaves_apart = before in APART_STATES and instance.state in LEAVING_STATES
-            if leaves_apart and "terminated on the word of" not in instance.reason:
+            told_to = "terminated on the word of" in instance.reason or instance.reason.startswith(
+                refresh_rules.BY_REFRESH
+            )
+            if leaves_apart and not told_to:
                 what = f"{instance.instance_id} is {before}: {instance.reason}"
                 self.violate("what stands apart is not terminated by our choice", what)
             # Whose store was lost is a stranger, and Describe may show its tags for a while.

@@ -12,6 +12,7 @@ import pytest
 from controller_asg.api.http import bind_http, build_http_app, http_server, read_token
 from controller_asg.model.errors import SpecError, StoreError, ThrottledError
 from controller_asg.model.instance import Lease
+from controller_asg.planner.snapshot import Attach, Detach, EnterStandby, ExitStandby
 from tests.fake_controller import HOOK, NOW, A, B, C, FakeController
 
 TOKEN = "0123456789abcdef0123"
@@ -329,6 +330,57 @@ async def test_a_body_that_is_no_health_is_refused(client, served, body):
     answer = await client.put(f"/v1/instances/{A}/health", content=body)
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["mend"]
+    assert served.controller.orders == []
+
+
+async def test_members_are_moved_and_protected(client, served):
+    at = f"/v1/instances/{A}"
+    moved = await client.post(f"{at}/enter-standby", json={"should_decrement_desired_capacity": False})
+    assert moved.json() == {"group": "web", "changed_instance_ids": [A], "desired_capacity": 2}
+    assert (await client.post(f"{at}/exit-standby", json={})).status_code == 200
+    assert (await client.post(f"{at}/detach", json={})).status_code == 200
+    assert (await client.post("/v1/groups/jobs/attach", json={"instance_ids": [A]})).json()["group"] == "jobs"
+    protection = {"protected_from_scale_in": True, "seconds": 60, "reason": "a job"}
+    assert (await client.put(f"{at}/protection", json=protection)).json()["changed"]
+    by = "the HTTP API"
+    assert served.controller.orders[:4] == [
+        ("move", EnterStandby((A,), False, by), ""),
+        ("move", ExitStandby((A,), by), ""),
+        ("move", Detach((A,), True, by), ""),
+        ("move", Attach((A,), by), "jobs"),
+    ]
+    assert served.controller.orders[4][4] == "a job"
+
+
+async def test_processes_are_suspended_and_resumed(client, served):
+    body = {"group": "web", "processes": ["Terminate"], "until": "2099-01-01T00:00:00Z", "reason": "look"}
+    answer = await client.post("/v1/suspend-processes", json=body)
+    assert answer.json() == {"changed_groups": ["web"]}
+    (_, group, processes, hold) = served.controller.orders[0]
+    assert (group, processes, hold.owner, hold.everywhere) == ("web", ("Terminate",), "the HTTP API", False)
+    assert (await client.post("/v1/resume-processes", json={})).json() == {"changed_groups": ["web", "jobs"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "where"),
+    [
+        ("/v1/suspend-processes", {"processes": ["Lunch"]}, "processes"),
+        ("/v1/suspend-processes", {"proceses": []}, "proceses"),
+        ("/v1/suspend-processes", {"seconds": True}, "seconds"),
+        ("/v1/suspend-processes", {"seconds": 0}, "seconds"),
+        ("/v1/suspend-processes", {"seconds": 9, "until": "2099-01-01T00:00:00Z"}, "until"),
+        ("/v1/suspend-processes", {"until": "2001-01-01T00:00:00Z"}, "until"),
+        ("/v1/suspend-processes", {"until": "noon"}, "until"),
+        ("/v1/suspend-processes", {"reason": "x" * 201}, "reason"),
+        ("/v1/suspend-processes", [], "body"),
+        ("/v1/groups/web/attach", {"instance_ids": []}, "instance_ids"),
+        ("/v1/groups/web/attach", {"instance_ids": [f"i-{n:017x}" for n in range(21)]}, "instance_ids"),
+        ("/v1/instances/web-1/detach", {}, "instance_ids"),
+    ],
+)
+async def test_a_wrong_order_is_refused_with_its_place(client, served, path, body, where):
+    answer = await client.post(path, json=body)
+    assert (answer.status_code, answer.json()["errors"][0]["where"]) == (400, where)
     assert served.controller.orders == []
 
 

@@ -6,13 +6,16 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from controller_asg.api.admin_service import build_admin_server
 from controller_asg.model.errors import Fault, SpecError, StoreError
+from controller_asg.model.hold import Process
 from controller_asg.model.instance import Lease
+from controller_asg.planner.snapshot import Attach, Detach, EnterStandby, ExitStandby
 from tests.fake_controller import HOOK, METRIC_MISSING, A, B, C, FakeController, FakeDaemon
 
 pytestmark = pytest.mark.process
@@ -99,7 +102,7 @@ async def test_groups_and_instances_are_tables_with_whole_ids(command):
     assert "41.2" in shown[1]
     assert "outdated" in shown[1]
     assert "never" in shown[2]
-    assert "protected; silent for 3 s" in shown[2]
+    assert "protected until 2028-02-28 13:00:00Z by anna: a long job; silent for 3 s" in shown[2]
 
 
 async def test_a_busy_instance_has_a_column_that_says_why_and_an_idle_fleet_has_none(command, controller):
@@ -219,6 +222,52 @@ async def test_protect_and_unprotect_say_what_changed(command, controller):
     assert (await command("protect", A, B)).lines == [f"{A} is protected", f"{B} is already protected"]
     assert (await command("unprotect", B)).lines == [f"{B} is no longer protected"]
     assert [order[2] for order in controller.orders] == [True, False]
+
+
+async def test_protection_takes_a_reason_and_an_end(command, controller):
+    assert (await command("protect", A, "--for", "2h", "--reason", "a job")).code == 0
+    (_, ids, protected, _, reason, until_at) = controller.orders[0]
+    assert (ids, protected, reason) == ((A,), True, "a job")
+    assert 7100 < (until_at - datetime.now(UTC)).total_seconds() <= 7200
+    refused = await command("protect", A, "--for", "soon")
+    assert (refused.code, refused.err) == (2, "--for: 'soon' is no time; write it like 90s, 30m, 2h or 1d\n")
+
+
+async def test_members_are_moved_by_one_command_each(command, controller):
+    shown = await command("enter-standby", A, "--replace")
+    assert shown.lines == [f"{A} is on standby", "web wants 2"]
+    assert (await command("exit-standby", A)).lines[0] == f"{A} is on the way back into service"
+    assert (await command("detach", A)).lines[0] == f"{A} is being detached"
+    assert (await command("attach", "jobs", A)).lines == [f"{A} is being attached", "jobs wants 2"]
+    by = "ann at the command line"
+    assert controller.orders == [
+        ("move", EnterStandby((A,), False, by), ""),
+        ("move", ExitStandby((A,), by), ""),
+        ("move", Detach((A,), True, by), ""),
+        ("move", Attach((A,), by), "jobs"),
+    ]
+
+
+async def test_suspensions_are_shown_wherever_the_group_is(command, controller):
+    shown = await command(
+        "suspend", "web", "Launch", "--until", "2099-03-01T14:00+01:00", "--reason", "migration"
+    )
+    assert shown.lines == ["web: Launch suspended now"]
+    (found,) = json.loads((await command("groups", "--json")).out)["groups"][0]["suspended_processes"]
+    assert (found["process"], found["hold"]["reason"]) == ("Launch", "migration")
+    assert found["hold"]["until"] == "2099-03-01T13:00:00Z"
+    near = await command("suspend", "web", "Lunch")
+    assert (near.code, near.err) == (2, "processes: 'Lunch' is no process; write Launch\n")
+    balancer = await command("suspend", "web", "AddToLoadBalancer")
+    assert "there is no load balancer" in balancer.err
+
+
+async def test_one_verb_freezes_everything_and_one_thaws_it(command, controller):
+    assert (await command("freeze", "--for", "1d")).lines == ["web: frozen now", "jobs: frozen now"]
+    (_, group, processes, hold) = controller.orders[0]
+    assert (group, set(processes), hold.everywhere) == ("", set(Process), True)
+    assert (await command("thaw", "web")).lines == ["web: everything goes on"]
+    assert controller.orders[1] == ("resume", "web", tuple(Process))
 
 
 async def test_set_health_marks_an_instance_and_says_whether_it_was_marked_already(command, controller):

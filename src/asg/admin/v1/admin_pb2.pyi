@@ -466,6 +466,7 @@ class Group(_message.Message):
     NEXT_SCHEDULED_FIELD_NUMBER: _builtins.int
     HOURLY_COST_FIELD_NUMBER: _builtins.int
     MAX_HOURLY_COST_FIELD_NUMBER: _builtins.int
+    SUSPENDED_PROCESSES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     launch_version: _builtins.str
@@ -498,6 +499,8 @@ class Group(_message.Message):
     def next_scheduled(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledTime]:
         """The next five times of scheduled actions, the earliest first."""
 
+    @_builtins.property
+    def suspended_processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuspendedProcess]: ...
     def __init__(
         self,
         *,
@@ -517,10 +520,11 @@ class Group(_message.Message):
         next_scheduled: _abc.Iterable[Global___ScheduledTime] | None = ...,
         hourly_cost: _builtins.float = ...,
         max_hourly_cost: _builtins.float | None = ...,
+        suspended_processes: _abc.Iterable[Global___SuspendedProcess] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_hourly_cost", b"_max_hourly_cost", "last_decision_at", b"last_decision_at", "max_hourly_cost", b"max_hourly_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_hourly_cost", b"_max_hourly_cost", "conditions", b"conditions", "desired_capacity", b"desired_capacity", "document_json", b"document_json", "hourly_cost", b"hourly_cost", "instance_counts", b"instance_counts", "last_decision", b"last_decision", "last_decision_at", b"last_decision_at", "launch_version", b"launch_version", "max_hourly_cost", b"max_hourly_cost", "max_size", b"max_size", "min_size", b"min_size", "name", b"name", "next_scheduled", b"next_scheduled", "outdated_instance_ids", b"outdated_instance_ids", "scheduled_in_force", b"scheduled_in_force", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_hourly_cost", b"_max_hourly_cost", "conditions", b"conditions", "desired_capacity", b"desired_capacity", "document_json", b"document_json", "hourly_cost", b"hourly_cost", "instance_counts", b"instance_counts", "last_decision", b"last_decision", "last_decision_at", b"last_decision_at", "launch_version", b"launch_version", "max_hourly_cost", b"max_hourly_cost", "max_size", b"max_size", "min_size", b"min_size", "name", b"name", "next_scheduled", b"next_scheduled", "outdated_instance_ids", b"outdated_instance_ids", "scheduled_in_force", b"scheduled_in_force", "suspended_processes", b"suspended_processes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_hourly_cost: _TypeAlias = _typing.Literal["max_hourly_cost"]  # noqa: Y015
     _WhichOneofArgType__max_hourly_cost: _TypeAlias = _typing.Literal["_max_hourly_cost", b"_max_hourly_cost"]  # noqa: Y015
@@ -698,6 +702,7 @@ class Instance(_message.Message):
     LEAVING_FIELD_NUMBER: _builtins.int
     LIFECYCLE_ACTIONS_FIELD_NUMBER: _builtins.int
     MARKET_FIELD_NUMBER: _builtins.int
+    PROTECTION_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     group: _builtins.str
     lifecycle_state: _builtins.str
@@ -735,6 +740,10 @@ class Instance(_message.Message):
     def lifecycle_actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___LifecycleAction]:
         """What it waits for in Pending:Wait or Terminating:Wait, and what of that has ended."""
 
+    @_builtins.property
+    def protection(self) -> Global___Hold:
+        """Of its scale-in protection. Absent: it has none, or has it by the group's document."""
+
     def __init__(
         self,
         *,
@@ -759,10 +768,11 @@ class Instance(_message.Message):
         leaving: _builtins.str = ...,
         lifecycle_actions: _abc.Iterable[Global___LifecycleAction] | None = ...,
         market: _builtins.str = ...,
+        protection: Global___Hold | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "in_service_at", b"in_service_at", "launched_at", b"launched_at", "silent_seconds", b"silent_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "in_service_at", b"in_service_at", "launched_at", b"launched_at", "protection", b"protection", "silent_seconds", b"silent_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "activity_id", b"activity_id", "busy", b"busy", "ec2_state", b"ec2_state", "group", b"group", "health", b"health", "health_reason", b"health_reason", "in_service_at", b"in_service_at", "instance_id", b"instance_id", "instance_type", b"instance_type", "launch_version", b"launch_version", "launched_at", b"launched_at", "leaving", b"leaving", "lifecycle_actions", b"lifecycle_actions", "lifecycle_state", b"lifecycle_state", "market", b"market", "metrics", b"metrics", "outdated", b"outdated", "private_ip", b"private_ip", "protected_from_scale_in", b"protected_from_scale_in", "silent_seconds", b"silent_seconds", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds", "activity_id", b"activity_id", "busy", b"busy", "ec2_state", b"ec2_state", "group", b"group", "health", b"health", "health_reason", b"health_reason", "in_service_at", b"in_service_at", "instance_id", b"instance_id", "instance_type", b"instance_type", "launch_version", b"launch_version", "launched_at", b"launched_at", "leaving", b"leaving", "lifecycle_actions", b"lifecycle_actions", "lifecycle_state", b"lifecycle_state", "market", b"market", "metrics", b"metrics", "outdated", b"outdated", "private_ip", b"private_ip", "protected_from_scale_in", b"protected_from_scale_in", "protection", b"protection", "silent_seconds", b"silent_seconds", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__silent_seconds: _TypeAlias = _typing.Literal["silent_seconds"]  # noqa: Y015
     _WhichOneofArgType__silent_seconds: _TypeAlias = _typing.Literal["_silent_seconds", b"_silent_seconds"]  # noqa: Y015
@@ -837,7 +847,7 @@ class Activity(_message.Message):
     activity_id: _builtins.str
     group: _builtins.str
     kind: _builtins.str
-    """launch or terminate."""
+    """launch, terminate, attach or detach."""
     status: _builtins.str
     """EC2 Auto Scaling's codes: InProgress, Successful, Failed, Cancelled."""
     cause: _builtins.str
@@ -1285,11 +1295,22 @@ class SetInstanceProtectionRequest(_message.Message):
     PROTECTED_FROM_SCALE_IN_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
     protected_from_scale_in: _builtins.bool
     actor: _builtins.str
     validate_only: _builtins.bool
+    reason: _builtins.str
+    """Of at most 200 characters."""
+    seconds: _builtins.float
+    """The same, from now on by the controller's clock; at most 366 days."""
     @_builtins.property
     def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When the protection ends by itself. Absent, and seconds too: when it is taken back."""
+
     def __init__(
         self,
         *,
@@ -1297,12 +1318,17 @@ class SetInstanceProtectionRequest(_message.Message):
         protected_from_scale_in: _builtins.bool = ...,
         actor: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "seconds", b"seconds", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "instance_ids", b"instance_ids", "protected_from_scale_in", b"protected_from_scale_in", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "actor", b"actor", "instance_ids", b"instance_ids", "protected_from_scale_in", b"protected_from_scale_in", "reason", b"reason", "seconds", b"seconds", "until", b"until", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
 
 Global___SetInstanceProtectionRequest: _TypeAlias = SetInstanceProtectionRequest  # noqa: Y015
 
@@ -2016,3 +2042,417 @@ class ResumeInstanceRefreshResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeInstanceRefreshResponse: _TypeAlias = ResumeInstanceRefreshResponse  # noqa: Y015
+
+@_typing.final
+class Hold(_message.Message):
+    """What somebody holds back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    EVERYWHERE_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    reason: _builtins.str
+    everywhere: _builtins.bool
+    """It holds all groups, and those that are still to come."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Absent: until it is taken back."""
+
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        everywhere: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["everywhere", b"everywhere", "owner", b"owner", "reason", b"reason", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
+class SuspendedProcess(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESS_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    process: _builtins.str
+    """Launch, Terminate, HealthCheck, ReplaceUnhealthy, AZRebalance, AlarmNotification or ScheduledActions, as in EC2; or
+    ScaleOut or ScaleIn, the two directions of policies.
+    """
+    @_builtins.property
+    def hold(self) -> Global___Hold: ...
+    def __init__(
+        self,
+        *,
+        process: _builtins.str = ...,
+        hold: Global___Hold | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold", "process", b"process"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendedProcess: _TypeAlias = SuspendedProcess  # noqa: Y015
+
+@_typing.final
+class EnterStandbyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    SHOULD_DECREMENT_DESIRED_CAPACITY_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    should_decrement_desired_capacity: _builtins.bool
+    """False: replacements are launched."""
+    actor: _builtins.str
+    validate_only: _builtins.bool
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 20 of one group."""
+
+    def __init__(
+        self,
+        *,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        should_decrement_desired_capacity: _builtins.bool = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "instance_ids", b"instance_ids", "should_decrement_desired_capacity", b"should_decrement_desired_capacity", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnterStandbyRequest: _TypeAlias = EnterStandbyRequest  # noqa: Y015
+
+@_typing.final
+class EnterStandbyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    CHANGED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    DESIRED_CAPACITY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    desired_capacity: _builtins.int
+    @_builtins.property
+    def changed_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Without those that stand by already."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        changed_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        desired_capacity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_instance_ids", b"changed_instance_ids", "desired_capacity", b"desired_capacity", "group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnterStandbyResponse: _TypeAlias = EnterStandbyResponse  # noqa: Y015
+
+@_typing.final
+class ExitStandbyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    validate_only: _builtins.bool
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 20 of one group."""
+
+    def __init__(
+        self,
+        *,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "instance_ids", b"instance_ids", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExitStandbyRequest: _TypeAlias = ExitStandbyRequest  # noqa: Y015
+
+@_typing.final
+class ExitStandbyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    CHANGED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    DESIRED_CAPACITY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    desired_capacity: _builtins.int
+    @_builtins.property
+    def changed_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Without those that are in service, or on their way there."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        changed_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        desired_capacity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_instance_ids", b"changed_instance_ids", "desired_capacity", b"desired_capacity", "group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExitStandbyResponse: _TypeAlias = ExitStandbyResponse  # noqa: Y015
+
+@_typing.final
+class DetachInstancesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    SHOULD_DECREMENT_DESIRED_CAPACITY_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    should_decrement_desired_capacity: _builtins.bool
+    """False: replacements are launched. Those on standby count in no size."""
+    actor: _builtins.str
+    validate_only: _builtins.bool
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 20 of one group, InService or Standby."""
+
+    def __init__(
+        self,
+        *,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        should_decrement_desired_capacity: _builtins.bool = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "instance_ids", b"instance_ids", "should_decrement_desired_capacity", b"should_decrement_desired_capacity", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachInstancesRequest: _TypeAlias = DetachInstancesRequest  # noqa: Y015
+
+@_typing.final
+class DetachInstancesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    CHANGED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    DESIRED_CAPACITY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    desired_capacity: _builtins.int
+    @_builtins.property
+    def changed_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        changed_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        desired_capacity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_instance_ids", b"changed_instance_ids", "desired_capacity", b"desired_capacity", "group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachInstancesResponse: _TypeAlias = DetachInstancesResponse  # noqa: Y015
+
+@_typing.final
+class AttachInstancesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    actor: _builtins.str
+    validate_only: _builtins.bool
+    @_builtins.property
+    def instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 20, of no group."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "group", b"group", "instance_ids", b"instance_ids", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachInstancesRequest: _TypeAlias = AttachInstancesRequest  # noqa: Y015
+
+@_typing.final
+class AttachInstancesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    CHANGED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    DESIRED_CAPACITY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    desired_capacity: _builtins.int
+    @_builtins.property
+    def changed_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Without those that are members."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        changed_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        desired_capacity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_instance_ids", b"changed_instance_ids", "desired_capacity", b"desired_capacity", "group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachInstancesResponse: _TypeAlias = AttachInstancesResponse  # noqa: Y015
+
+@_typing.final
+class SuspendProcessesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Empty: all groups, and those that are still to come."""
+    reason: _builtins.str
+    """Of at most 200 characters."""
+    seconds: _builtins.float
+    """The same, from now on by the controller's clock; at most 366 days."""
+    actor: _builtins.str
+    validate_only: _builtins.bool
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By the names of SuspendedProcess; none: all of them, and the group is frozen."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When they resume by themselves. Absent, and seconds too: they don't."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        processes: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        seconds: _builtins.float | None = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "seconds", b"seconds", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "actor", b"actor", "group", b"group", "processes", b"processes", "reason", b"reason", "seconds", b"seconds", "until", b"until", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
+
+Global___SuspendProcessesRequest: _TypeAlias = SuspendProcessesRequest  # noqa: Y015
+
+@_typing.final
+class SuspendProcessesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_GROUPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changed_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        changed_groups: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_groups", b"changed_groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendProcessesResponse: _TypeAlias = SuspendProcessesResponse  # noqa: Y015
+
+@_typing.final
+class ResumeProcessesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Empty: all groups."""
+    validate_only: _builtins.bool
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """None: all that are suspended."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        processes: _abc.Iterable[_builtins.str] | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "processes", b"processes", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeProcessesRequest: _TypeAlias = ResumeProcessesRequest  # noqa: Y015
+
+@_typing.final
+class ResumeProcessesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_GROUPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changed_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        changed_groups: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_groups", b"changed_groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeProcessesResponse: _TypeAlias = ResumeProcessesResponse  # noqa: Y015

@@ -151,6 +151,36 @@ class AdminServiceStub:
                 request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshRequest.SerializeToString,
                 response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshResponse.FromString,
                 _registered_method=True)
+        self.EnterStandby = channel.unary_unary(
+                '/asg.admin.v1.AdminService/EnterStandby',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.EnterStandbyRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.EnterStandbyResponse.FromString,
+                _registered_method=True)
+        self.ExitStandby = channel.unary_unary(
+                '/asg.admin.v1.AdminService/ExitStandby',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ExitStandbyRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ExitStandbyResponse.FromString,
+                _registered_method=True)
+        self.DetachInstances = channel.unary_unary(
+                '/asg.admin.v1.AdminService/DetachInstances',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.DetachInstancesRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.DetachInstancesResponse.FromString,
+                _registered_method=True)
+        self.AttachInstances = channel.unary_unary(
+                '/asg.admin.v1.AdminService/AttachInstances',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.AttachInstancesRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.AttachInstancesResponse.FromString,
+                _registered_method=True)
+        self.SuspendProcesses = channel.unary_unary(
+                '/asg.admin.v1.AdminService/SuspendProcesses',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.SuspendProcessesRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.SuspendProcessesResponse.FromString,
+                _registered_method=True)
+        self.ResumeProcesses = channel.unary_unary(
+                '/asg.admin.v1.AdminService/ResumeProcesses',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeProcessesRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeProcessesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -314,6 +344,48 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EnterStandby(self, request, context):
+        """InService instances stand by: they stay members, and are neither judged nor terminated. The four that follow answer
+        FAILED_PRECONDITION where an instance's state or a bound of the group's size does not allow it, and change nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExitStandby(self, request, context):
+        """Back into service by Pending; desired capacity rises by as many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DetachInstances(self, request, context):
+        """The instances leave the group and run on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttachInstances(self, request, context):
+        """Running instances of no group, whose agents are set up, come in; desired capacity rises by as many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuspendProcesses(self, request, context):
+        """Holds processes back, for a time or until they are resumed. Works while EC2 does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeProcesses(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -431,6 +503,36 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ResumeInstanceRefresh,
                     request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshRequest.FromString,
                     response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshResponse.SerializeToString,
+            ),
+            'EnterStandby': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnterStandby,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.EnterStandbyRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.EnterStandbyResponse.SerializeToString,
+            ),
+            'ExitStandby': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExitStandby,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ExitStandbyRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ExitStandbyResponse.SerializeToString,
+            ),
+            'DetachInstances': grpc.unary_unary_rpc_method_handler(
+                    servicer.DetachInstances,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.DetachInstancesRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.DetachInstancesResponse.SerializeToString,
+            ),
+            'AttachInstances': grpc.unary_unary_rpc_method_handler(
+                    servicer.AttachInstances,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.AttachInstancesRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.AttachInstancesResponse.SerializeToString,
+            ),
+            'SuspendProcesses': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendProcesses,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.SuspendProcessesRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.SuspendProcessesResponse.SerializeToString,
+            ),
+            'ResumeProcesses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeProcesses,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeProcessesRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ResumeProcessesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1056,6 +1158,168 @@ class AdminService:
             '/asg.admin.v1.AdminService/ResumeInstanceRefresh',
             asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshRequest.SerializeToString,
             asg_dot_admin_dot_v1_dot_admin__pb2.ResumeInstanceRefreshResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnterStandby(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/EnterStandby',
+            asg_dot_admin_dot_v1_dot_admin__pb2.EnterStandbyRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.EnterStandbyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExitStandby(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/ExitStandby',
+            asg_dot_admin_dot_v1_dot_admin__pb2.ExitStandbyRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.ExitStandbyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetachInstances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/DetachInstances',
+            asg_dot_admin_dot_v1_dot_admin__pb2.DetachInstancesRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.DetachInstancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachInstances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/AttachInstances',
+            asg_dot_admin_dot_v1_dot_admin__pb2.AttachInstancesRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.AttachInstancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendProcesses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/SuspendProcesses',
+            asg_dot_admin_dot_v1_dot_admin__pb2.SuspendProcessesRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.SuspendProcessesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeProcesses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/ResumeProcesses',
+            asg_dot_admin_dot_v1_dot_admin__pb2.ResumeProcessesRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.ResumeProcessesResponse.FromString,
             options,
             channel_credentials,
             insecure,

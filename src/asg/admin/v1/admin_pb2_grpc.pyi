@@ -78,6 +78,19 @@ class AdminServiceStub:
     PauseInstanceRefresh: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PauseInstanceRefreshRequest, _admin_pb2.PauseInstanceRefreshResponse]
     """Nothing more is begun until it is resumed. FAILED_PRECONDITION where none is under way."""
     ResumeInstanceRefresh: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeInstanceRefreshRequest, _admin_pb2.ResumeInstanceRefreshResponse]
+    EnterStandby: _grpc.UnaryUnaryMultiCallable[_admin_pb2.EnterStandbyRequest, _admin_pb2.EnterStandbyResponse]
+    """InService instances stand by: they stay members, and are neither judged nor terminated. The four that follow answer
+    FAILED_PRECONDITION where an instance's state or a bound of the group's size does not allow it, and change nothing.
+    """
+    ExitStandby: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExitStandbyRequest, _admin_pb2.ExitStandbyResponse]
+    """Back into service by Pending; desired capacity rises by as many."""
+    DetachInstances: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DetachInstancesRequest, _admin_pb2.DetachInstancesResponse]
+    """The instances leave the group and run on."""
+    AttachInstances: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AttachInstancesRequest, _admin_pb2.AttachInstancesResponse]
+    """Running instances of no group, whose agents are set up, come in; desired capacity rises by as many."""
+    SuspendProcesses: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SuspendProcessesRequest, _admin_pb2.SuspendProcessesResponse]
+    """Holds processes back, for a time or until they are resumed. Works while EC2 does not answer."""
+    ResumeProcesses: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeProcessesRequest, _admin_pb2.ResumeProcessesResponse]
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -129,6 +142,19 @@ class AdminServiceAsyncStub(AdminServiceStub):
     PauseInstanceRefresh: _aio.UnaryUnaryMultiCallable[_admin_pb2.PauseInstanceRefreshRequest, _admin_pb2.PauseInstanceRefreshResponse]  # type: ignore[assignment]
     """Nothing more is begun until it is resumed. FAILED_PRECONDITION where none is under way."""
     ResumeInstanceRefresh: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeInstanceRefreshRequest, _admin_pb2.ResumeInstanceRefreshResponse]  # type: ignore[assignment]
+    EnterStandby: _aio.UnaryUnaryMultiCallable[_admin_pb2.EnterStandbyRequest, _admin_pb2.EnterStandbyResponse]  # type: ignore[assignment]
+    """InService instances stand by: they stay members, and are neither judged nor terminated. The four that follow answer
+    FAILED_PRECONDITION where an instance's state or a bound of the group's size does not allow it, and change nothing.
+    """
+    ExitStandby: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExitStandbyRequest, _admin_pb2.ExitStandbyResponse]  # type: ignore[assignment]
+    """Back into service by Pending; desired capacity rises by as many."""
+    DetachInstances: _aio.UnaryUnaryMultiCallable[_admin_pb2.DetachInstancesRequest, _admin_pb2.DetachInstancesResponse]  # type: ignore[assignment]
+    """The instances leave the group and run on."""
+    AttachInstances: _aio.UnaryUnaryMultiCallable[_admin_pb2.AttachInstancesRequest, _admin_pb2.AttachInstancesResponse]  # type: ignore[assignment]
+    """Running instances of no group, whose agents are set up, come in; desired capacity rises by as many."""
+    SuspendProcesses: _aio.UnaryUnaryMultiCallable[_admin_pb2.SuspendProcessesRequest, _admin_pb2.SuspendProcessesResponse]  # type: ignore[assignment]
+    """Holds processes back, for a time or until they are resumed. Works while EC2 does not answer."""
+    ResumeProcesses: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeProcessesRequest, _admin_pb2.ResumeProcessesResponse]  # type: ignore[assignment]
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served on a Unix socket and loopback only. Errors: INVALID_ARGUMENT with a Faults detail in the trailing metadata key
@@ -315,5 +341,54 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ResumeInstanceRefreshRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ResumeInstanceRefreshResponse, _abc.Awaitable[_admin_pb2.ResumeInstanceRefreshResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def EnterStandby(
+        self,
+        request: _admin_pb2.EnterStandbyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.EnterStandbyResponse, _abc.Awaitable[_admin_pb2.EnterStandbyResponse]]:
+        """InService instances stand by: they stay members, and are neither judged nor terminated. The four that follow answer
+        FAILED_PRECONDITION where an instance's state or a bound of the group's size does not allow it, and change nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ExitStandby(
+        self,
+        request: _admin_pb2.ExitStandbyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ExitStandbyResponse, _abc.Awaitable[_admin_pb2.ExitStandbyResponse]]:
+        """Back into service by Pending; desired capacity rises by as many."""
+
+    @_abc_1.abstractmethod
+    def DetachInstances(
+        self,
+        request: _admin_pb2.DetachInstancesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DetachInstancesResponse, _abc.Awaitable[_admin_pb2.DetachInstancesResponse]]:
+        """The instances leave the group and run on."""
+
+    @_abc_1.abstractmethod
+    def AttachInstances(
+        self,
+        request: _admin_pb2.AttachInstancesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AttachInstancesResponse, _abc.Awaitable[_admin_pb2.AttachInstancesResponse]]:
+        """Running instances of no group, whose agents are set up, come in; desired capacity rises by as many."""
+
+    @_abc_1.abstractmethod
+    def SuspendProcesses(
+        self,
+        request: _admin_pb2.SuspendProcessesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SuspendProcessesResponse, _abc.Awaitable[_admin_pb2.SuspendProcessesResponse]]:
+        """Holds processes back, for a time or until they are resumed. Works while EC2 does not answer."""
+
+    @_abc_1.abstractmethod
+    def ResumeProcesses(
+        self,
+        request: _admin_pb2.ResumeProcessesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResumeProcessesResponse, _abc.Awaitable[_admin_pb2.ResumeProcessesResponse]]: ...
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
