@@ -134,6 +134,30 @@ groups:
           description: Where its times are local.
           type: str
           sample: Europe/Berlin
+    suspended_processes:
+      description: What is held back.
+      type: list
+      elements: dict
+      contains:
+        process:
+          description: The process.
+          type: str
+          sample: Launch
+        owner:
+          description: Who asked for it.
+          type: str
+        reason:
+          description: Why.
+          type: str
+        since:
+          description: Since when, in UTC.
+          type: str
+        until:
+          description: When it ends by itself, in UTC; null when it does not.
+          type: str
+        everywhere:
+          description: Whether all groups are held, and those that are still to come.
+          type: bool
     instances:
       description: The group's instances.
       returned: when O(instances=true)
@@ -193,6 +217,11 @@ groups:
         activity_id:
           description: The scaling activity that launched it.
           type: str
+        protection:
+          description:
+            - Who set its scale-in protection, why and until when, in the form of RV(groups[].suspended_processes).
+            - Null where it has none, or has it by the group's document.
+          type: dict
 """
 
 from typing import Any

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: launch, terminate and protect instances of a group, through the controller."""
+"""Ansible module: launch, terminate, protect and move instances of a group, through the controller."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: asg_instance
-short_description: Launch, terminate or protect instances of a group of ControllerASG
+short_description: Launch, terminate, protect or move instances of a group of ControllerASG
 description:
   - Orders the controller to change a group by hand, inside of the group's bounds.
   - The order is in the group's decisions, with O(actor).
@@ -21,11 +21,18 @@ options:
         no instance of a group is an error, and then nothing is touched.
       - V(protected) keeps scaling in from choosing the instances O(instance_ids).
       - V(unprotected) lets it choose them again.
+      - V(standby) takes the instances O(instance_ids) out of service. They stay members of their group, and are neither
+        judged nor terminated.
+      - V(in_service) puts those on standby back into service. Desired capacity rises by as many.
+      - V(detached) takes the instances O(instance_ids) out of their group; they run on. One that is in no group is no
+        change.
+      - V(attached) takes running instances of no group, whose agents are set up, into O(group). Desired capacity rises
+        by as many.
     type: str
-    choices: [launched, terminated, protected, unprotected]
+    choices: [launched, terminated, protected, unprotected, standby, in_service, detached, attached]
     required: true
   group:
-    description: The group that gets instances. Required with O(state=launched).
+    description: The group that gets instances. Required with O(state=launched) and O(state=attached).
     type: str
     aliases: [group_name]
   count:
@@ -33,16 +40,27 @@ options:
     type: int
     default: 1
   instance_ids:
-    description: The instances. Required with every other O(state).
+    description:
+      - The instances. Required with every O(state) but V(launched).
+      - Up to 20 of one group with V(standby), V(in_service), V(detached) and V(attached).
     type: list
     elements: str
     default: []
   should_decrement_desired_capacity:
     description:
-      - With O(state=terminated), whether the group gets smaller.
+      - With O(state=terminated), O(state=standby) and O(state=detached), whether the group gets smaller.
       - Otherwise a replacement is launched.
     type: bool
     default: false
+  seconds:
+    description:
+      - With O(state=protected), after how long the protection ends by itself.
+      - It begins anew at every run, which is a change.
+    type: float
+  reason:
+    description: With O(state=protected), why. It is shown with the instance.
+    type: str
+    default: ""
   actor:
     description: Who or what asks. The decision shows it.
     type: str
@@ -76,17 +94,30 @@ EXAMPLES = r"""
     state: terminated
     instance_ids: [i-0123456789abcdef0]
 
-- name: Keep an instance while someone looks at it
+- name: Take an instance out of service to look at it, and launch another in its place
+  asg_instance:
+    state: standby
+    instance_ids: [i-0123456789abcdef0]
+
+- name: Put it back
+  asg_instance:
+    state: in_service
+    instance_ids: [i-0123456789abcdef0]
+
+- name: Keep an instance for the next two hours
   asg_instance:
     state: protected
     instance_ids: [i-0123456789abcdef0]
+    seconds: 7200
+    reason: a long job
     actor: on-call
 """
 
 RETURN = r"""
 desired_capacity:
   description: The group's desired capacity afterwards.
-  returned: when O(state=launched)
+  returned:
+    when O(state) is V(launched), V(standby), V(in_service), V(detached) or V(attached), and an instance is of a group
   type: int
   sample: 4
 changed_instance_ids:
@@ -120,13 +151,24 @@ from ansible.module_utils.controller_asg import CONNECTION_ARGUMENTS, Controller
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {
         "type": "str",
-        "choices": ["launched", "terminated", "protected", "unprotected"],
+        "choices": [
+            "launched",
+            "terminated",
+            "protected",
+            "unprotected",
+            "standby",
+            "in_service",
+            "detached",
+            "attached",
+        ],
         "required": True,
     },
     "group": {"type": "str", "aliases": ["group_name"]},
     "count": {"type": "int", "default": 1},
     "instance_ids": {"type": "list", "elements": "str", "default": []},
     "should_decrement_desired_capacity": {"type": "bool", "default": False},
+    "seconds": {"type": "float"},
+    "reason": {"type": "str", "default": ""},
     "actor": {"type": "str", "default": "ansible"},
     **CONNECTION_ARGUMENTS,
 }
@@ -136,7 +178,9 @@ LEAVING = ("Terminating", "Terminated")
 def main() -> None:
     """Give the order; in check mode read the state and say what the order would change."""
     module = AnsibleModule(
-        argument_spec=ARGUMENTS, supports_check_mode=True, required_if=[("state", "launched", ("group",))]
+        argument_spec=ARGUMENTS,
+        supports_check_mode=True,
+        required_if=[("state", "launched", ("group",)), ("state", "attached", ("group",))],
     )
     state = module.params["state"]
     if state != "launched" and not module.params["instance_ids"]:
@@ -148,8 +192,10 @@ def main() -> None:
             result = launch(module, controller)
         elif state == "terminated":
             result = terminate(module, controller)
-        else:
+        elif state in ("protected", "unprotected"):
             result = protect(module, controller, protected=state == "protected")
+        else:
+            result = move(module, controller)
     module.exit_json(**result)
 
 
@@ -208,6 +254,8 @@ def protect(module: AnsibleModule, controller: Controller, protected: bool) -> d
             protected_from_scale_in=protected,
             actor=module.params["actor"],
             validate_only=module.check_mode,
+            seconds=module.params["seconds"] if protected else None,
+            reason=module.params["reason"] if protected else "",
         )
     )
     changed = list(answer.changed_instance_ids)
@@ -217,6 +265,41 @@ def protect(module: AnsibleModule, controller: Controller, protected: bool) -> d
         "changed": bool(changed),
         "changed_instance_ids": changed,
         "diff": {"before": before, "after": after},
+    }
+
+
+def move(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
+    """On standby and back, out of a group and into one; in check mode the controller is asked the same."""
+    params, state = module.params, module.params["state"]
+    listed = controller.ListInstances(admin_pb2.ListInstancesRequest()).instances
+    states = {each.instance_id: each.lifecycle_state for each in listed}
+    before = {each: states.get(each, "") for each in params["instance_ids"]}
+    ids = [each for each, now in before.items() if now or state != "detached"]
+    if not ids:
+        return {"changed": False, "changed_instance_ids": [], "diff": {"before": before, "after": before}}
+    request: dict[str, Any] = {
+        "instance_ids": ids,
+        "actor": params["actor"],
+        "validate_only": module.check_mode,
+    }
+    decrement = {"should_decrement_desired_capacity": params["should_decrement_desired_capacity"]}
+    if state == "standby":
+        answer = controller.EnterStandby(admin_pb2.EnterStandbyRequest(**request, **decrement))
+    elif state == "in_service":
+        answer = controller.ExitStandby(admin_pb2.ExitStandbyRequest(**request))
+    elif state == "detached":
+        answer = controller.DetachInstances(admin_pb2.DetachInstancesRequest(**request, **decrement))
+    else:
+        answer = controller.AttachInstances(
+            admin_pb2.AttachInstancesRequest(group=params["group"], **request)
+        )
+    changed = list(answer.changed_instance_ids)
+    after = {"standby": "Standby", "in_service": "InService", "detached": "", "attached": "InService"}[state]
+    return {
+        "changed": bool(changed),
+        "changed_instance_ids": changed,
+        "desired_capacity": answer.desired_capacity,
+        "diff": {"before": before, "after": {**before, **dict.fromkeys(changed, after)}},
     }
 
 

@@ -128,6 +128,20 @@ def group_result(group: Any) -> dict[str, Any]:
         "last_decision_at": time_of(group.last_decision_at, group.HasField("last_decision_at")),
         "scheduled_in_force": [scheduled_result(each) for each in group.scheduled_in_force],
         "next_scheduled": [scheduled_result(each) for each in group.next_scheduled],
+        "suspended_processes": [
+            {"process": each.process, **hold_result(each.hold)} for each in group.suspended_processes
+        ],
+    }
+
+
+def hold_result(hold: Any) -> dict[str, Any]:
+    """Who holds something back, why and until when."""
+    return {
+        "owner": hold.owner,
+        "reason": hold.reason,
+        "since": time_of(hold.since, hold.HasField("since")),
+        "until": time_of(hold.until, hold.HasField("until")),
+        "everywhere": hold.everywhere,
     }
 
 
@@ -164,6 +178,7 @@ def instance_result(instance: Any) -> dict[str, Any]:
         "silent_seconds": silent,
         "ec2_state": instance.ec2_state,
         "activity_id": instance.activity_id,
+        "protection": hold_result(instance.protection) if instance.HasField("protection") else None,
     }
 
 

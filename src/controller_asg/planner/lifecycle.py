@@ -165,7 +165,7 @@ def advance(draft: Draft) -> None:
         if instance.state in _AT_HOOKS and not (verdict.confirmed or verdict.told):
             verdict = HEALTHY  # a hook may reboot the machine; its own limit ends it
         if verdict is not HEALTHY:
-            verdict = suspension.judged(draft, verdict)
+            verdict = suspension.judged(draft, instance.instance_id, verdict)
             draft.verdicts[instance.instance_id] = verdict
             if verdict.confirmed:
                 _dead(draft, member, verdict.reason)

@@ -64,11 +64,11 @@ def protection_differs(record: GroupRecord, instance: Instance, order: Protect) 
     return hold is None or (hold.reason, hold.until_at) != (order.reason, order.until_at)
 
 
-def judged(draft: Draft, verdict: Verdict) -> Verdict:
+def judged(draft: Draft, instance_id: str, verdict: Verdict) -> Verdict:
     """The verdict as it counts: while HealthCheck is suspended only what somebody told makes an instance unhealthy."""
     if verdict.health is not Health.UNHEALTHY or verdict.told:
         return verdict
-    if draft.record.suspension(Process.HEALTH_CHECK) is None:
+    if not draft.held(f"take {instance_id} for unhealthy: {verdict.reason}", Process.HEALTH_CHECK):
         return verdict
     reason = f"{verdict.reason}; held, HealthCheck is suspended"
     return replace(verdict, health=Health.SUSPECT, reason=reason)

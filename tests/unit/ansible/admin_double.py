@@ -23,6 +23,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         self.conditions: list[tuple[str, str]] = []
         self.calls: list[tuple[str, Any]] = []
         self.minutes: list[Any] = []
+        self.suspended: set[str] = set()
         self.yesterday: Any = None
         self.actions: list[tuple[str, Any]] = []  # open lifecycle hooks, by instance
         self.refreshes: list[str] = []  # the statuses of the group's refresh
@@ -79,6 +80,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
                 desired_capacity=self.desired.get(name, 0),
                 instance_counts={state: states.count(state) for state in states},
                 conditions=[pb.Condition(kind=kind, message=text) for kind, text in self.conditions],
+                suspended_processes=[pb.SuspendedProcess(process=each) for each in sorted(self.suspended)],
             )
         return answer
 
@@ -177,6 +179,50 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         )
         refresh.instances.add(instance_id="i-1", lifecycle_state="InService", progress="Outdated")
         return pb.DescribeInstanceRefreshResponse(instance_refresh=refresh)
+
+    def EnterStandby(self, request: Any, context: Any) -> Any:
+        changed = self._move(request, "EnterStandby", "InService", "Standby")
+        return pb.EnterStandbyResponse(group="web", changed_instance_ids=changed, desired_capacity=1)
+
+    def ExitStandby(self, request: Any, context: Any) -> Any:
+        changed = self._move(request, "ExitStandby", "Standby", "Pending")
+        return pb.ExitStandbyResponse(group="web", changed_instance_ids=changed, desired_capacity=2)
+
+    def DetachInstances(self, request: Any, context: Any) -> Any:
+        changed = self._move(request, "DetachInstances", "InService", "Detaching")
+        return pb.DetachInstancesResponse(group="web", changed_instance_ids=changed, desired_capacity=1)
+
+    def AttachInstances(self, request: Any, context: Any) -> Any:
+        self.calls.append(("AttachInstances", request))
+        changed = [each for each in request.instance_ids if each not in self.instances]
+        if not request.validate_only:
+            self.instances |= dict.fromkeys(changed, (request.group, "Pending", False))
+        return pb.AttachInstancesResponse(
+            group=request.group, changed_instance_ids=changed, desired_capacity=3
+        )
+
+    def SuspendProcesses(self, request: Any, context: Any) -> Any:
+        self.calls.append(("SuspendProcesses", request))
+        new = set(request.processes) - self.suspended
+        if not request.validate_only:
+            self.suspended |= new
+        return pb.SuspendProcessesResponse(changed_groups=list(self.groups) if new else [])
+
+    def ResumeProcesses(self, request: Any, context: Any) -> Any:
+        self.calls.append(("ResumeProcesses", request))
+        gone = self.suspended & (set(request.processes) or self.suspended)
+        if not request.validate_only:
+            self.suspended -= gone
+        return pb.ResumeProcessesResponse(changed_groups=list(self.groups) if gone else [])
+
+    def _move(self, request: Any, call: str, before: str, after: str) -> list[str]:
+        self.calls.append((call, request))
+        changed = [each for each in request.instance_ids if self.instances[each][1] == before]
+        if not request.validate_only:
+            for each in changed:
+                group, _, protected = self.instances[each]
+                self.instances[each] = (group, after, protected)
+        return changed
 
     def _members(self, group: str) -> list[tuple[str, str, bool]]:
         return [each for each in self.instances.values() if each[0] == group]

@@ -298,6 +298,67 @@ def test_one_that_is_under_way_is_followed_and_its_failure_told(
     assert failed["instance_refresh"]["percentage_complete"] == 40
 
 
+def test_protection_has_an_end_and_a_reason(run: Run, controller: AdminDouble, address: str) -> None:
+    controller.instances["i-1"] = ("web", "InService", False)
+    run("asg_instance", address=address, state="protected", instance_ids=["i-1"], seconds=60, reason="a job")
+    request = controller.calls[0][1]
+    assert (request.seconds, request.reason, request.HasField("until")) == (60, "a job", False)
+
+
+@pytest.mark.parametrize(
+    ("state", "before", "after"),
+    [
+        ("standby", "InService", "Standby"),
+        ("in_service", "Standby", "InService"),
+        ("detached", "InService", ""),
+    ],
+)
+def test_an_instance_is_moved_once(
+    run: Run, controller: AdminDouble, address: str, state: str, before: str, after: str
+) -> None:
+    controller.instances["i-1"] = ("web", before, False)
+    arguments = {"address": address, "state": state, "instance_ids": ["i-1"]}
+    checked = run("asg_instance", _check=True, **arguments)
+    assert checked["diff"] == {"before": {"i-1": before}, "after": {"i-1": after}}
+    assert controller.instances["i-1"][1] == before
+    assert run("asg_instance", **arguments)["changed_instance_ids"] == ["i-1"]
+    assert not run("asg_instance", **arguments)["changed"]
+
+
+def test_an_instance_of_no_group_is_attached_and_is_no_change_to_detach(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    assert not run("asg_instance", address=address, state="detached", instance_ids=["i-1"])["changed"]
+    arguments = {"address": address, "state": "attached", "group": "web", "instance_ids": ["i-1"]}
+    assert run("asg_instance", _check=True, **arguments)["changed"]
+    assert run("asg_instance", **arguments)["desired_capacity"] == 3
+    assert not run("asg_instance", **arguments)["changed"]
+    assert sent(controller) == ["AttachInstances"] * 3
+
+
+def test_processes_are_suspended_and_resumed_once(run: Run, controller: AdminDouble, address: str) -> None:
+    controller.groups["web"] = WEB
+    arguments = {
+        "address": address,
+        "group": "web",
+        "processes": ["Launch"],
+        "state": "suspended",
+        "until": "2099-03-01T14:00:00+01:00",
+        "reason": "migration",
+    }
+    checked = run("asg_processes", _check=True, **arguments)
+    assert checked["diff"] == {"before": {"web": []}, "after": {"web": ["Launch"]}}
+    assert controller.suspended == set()
+    assert run("asg_processes", **arguments)["changed_groups"] == ["web"]
+    assert controller.calls[-1][1].until.ToJsonString() == "2099-03-01T13:00:00Z"
+    assert not run("asg_processes", **arguments)["changed"]
+    resumed = run("asg_processes", address=address, state="resumed")
+    assert resumed["diff"] == {"before": {"web": ["Launch"]}, "after": {"web": []}}
+    assert not run("asg_processes", address=address, state="resumed")["changed"]
+    wrong = run("asg_processes", **{**arguments, "until": "noon"})
+    assert wrong["msg"].startswith("until: noon is no time with a zone")
+
+
 def test_a_controller_that_does_not_answer_is_said_plainly(run: Run, tmp_path: Path) -> None:
     result = run("asg_group_info", address=f"unix://{tmp_path}/nobody.sock", timeout=2)
     assert result["failed"]
