@@ -279,6 +279,8 @@ class Invariants:
             low, high = record.min_size, record.max_size
             if known is None or record.version != known.version:
                 continue  # a document was applied; the next pass applies its bounds
+            if change.decision is None and record.suspended != known.suspended:
+                continue  # no pass: an operator's word between an applied document and the pass after it
             if not low <= record.desired_capacity <= high:
                 self.violate(
                     "desired within its bounds", f"{name} {record.desired_capacity} of {low} to {high}"

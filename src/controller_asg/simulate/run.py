@@ -130,7 +130,7 @@ class _Drama:
         self._leaves = random.Random(f"{seed}:leaving") if seed % 20 in LEAVING else None  # noqa: S311 - as well
         self._refreshes = Refreshes(seed, tell) if seed % SHARE == REST else None
         # Operators of this share of the worlds move members and hold processes back.
-        self._members = random.Random(f"{seed}:membership")  # noqa: S311 - so that it moves nothing else
+        self._members = random.Random(f"{seed}:operator")  # noqa: S311 - so that it moves nothing else
         self._regroups = self._members.random() < REGROUPED_SHARE
         self._tell, self._result, self._bugs = tell, result, bugs
         self._seed, self._size, self._chaos_seconds = seed, size, chaos_seconds
