@@ -356,9 +356,8 @@ def _shrink(
     chosen = offerings.choose(draft, healthy, surplus, wanted)
     if len(chosen) < surplus:
         held = surplus - len(chosen)
-        draft.steps.append(
-            Step("protection", desired, desired, f"{held} too many, but protected from scale-in")
-        )
+        reason = f"{held} too many, but protected from scale-in{suspension.protected_by(draft.record)}"
+        draft.steps.append(Step("protection", desired, desired, reason))
     floor = math.ceil(desired * draft.min_healthy_percentage / 100)
     spare = max(0, serving - floor)
     going = []

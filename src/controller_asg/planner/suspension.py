@@ -54,6 +54,13 @@ def protect(draft: Draft, order: Protect, instance_id: str) -> None:
     draft.record = replace(draft.record, protections=(*others, *new))
 
 
+def protected_by(record: GroupRecord) -> str:
+    """` (i-… until … by anna: reason; …)` of up to three whose protection somebody set."""
+    said = [f"{name} {hold.said()}" for name, hold in record.protections[:3]]
+    more = "; …" if len(record.protections) > len(said) else ""
+    return f" ({'; '.join(said)}{more})" if said else ""
+
+
 def protection_differs(record: GroupRecord, instance: Instance, order: Protect) -> bool:
     """Whether the order changes anything: the protection itself, or its reason or end where the order tells one."""
     if instance.protected_from_scale_in != order.protected:

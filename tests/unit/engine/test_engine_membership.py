@@ -122,6 +122,23 @@ def test_what_may_not_be_attached_is_refused_before_anything_is_journalled() -> 
     play(scene)
 
 
+def test_what_is_attached_to_a_group_that_is_deleted_meanwhile_is_left_running_and_without_its_tags() -> None:
+    async def scene(world: World) -> None:
+        one = (await grown(world))[0]
+        await world.apply(jobs={**CALM, "min_size": 0, "max_size": 1})
+        await world.engine.move_instances(Detach((one,), True, "anna"), False)
+        await world.until(lambda: one not in states(world), 180)
+        world.ec2.faults.lost_answers = 1
+        await world.engine.move_instances(Attach((one,), "anna"), False, "jobs")
+        assert await world.engine.delete_group("jobs", False, False)
+        await world.until(lambda: world.ec2.machines[one].group == "jobs", 30)
+        await world.until(lambda: not world.ec2.machines[one].group, 60)
+        assert world.ec2.machines[one].alive
+        await world.until(lambda: not [f for f in world.engine.findings() if f.where == one], 30)
+
+    play(scene)
+
+
 def test_frozen_groups_do_nothing_even_new_ones_until_the_freeze_ends_by_itself() -> None:
     async def scene(world: World) -> None:
         one = (await grown(world))[0]

@@ -174,6 +174,10 @@ def test_protection_has_owner_reason_and_end_and_ends_by_itself() -> None:
     members = (serving(1, protected_from_scale_in=True), serving(2), serving(3))
     (spared,) = plan(snapshot(planned.record, *members)).terminations
     assert spared.instance_ids == (instance(2).instance_id,)
+    alone = plan(
+        snapshot(replace(planned.record, desired_capacity=0, group=record(min_size=0).group), members[0])
+    )
+    assert alone.decision.steps[-1].reason.endswith(f"({name} until 2028-02-28 12:05Z by anna: a long job)")
     later = NOW + timedelta(minutes=5)
     (chosen,) = plan(replace(snapshot(planned.record, *members), now=later)).terminations
     assert chosen.instance_ids == (name,)
