@@ -64,7 +64,8 @@ def told(**document: Any) -> list[str]:
         ({"policies": [{"type": "treshold"}]}, "policies[0].type: 'treshold' is not known; write thresholds"),
         (
             {"policies": [{"metric": "x"}]},
-            "policies[0].type: is missing; write thresholds, target_tracking, step, simple or demand_tracking",
+            "policies[0].type: is missing; "
+            "write thresholds, target_tracking, step, simple, demand_tracking or predictive",
         ),
         (
             {"policies": [{"type": "thresholds"}, {**TRACKING, "scale_in_tolerance_ratio": "10%"}]},

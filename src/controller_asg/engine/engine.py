@@ -40,6 +40,7 @@ from controller_asg.model.instance import LEAVING_STATES, Instance, LifecycleSta
 from controller_asg.model.offering import Prices
 from controller_asg.model.record import Change, DemandMinute, GroupRecord, State
 from controller_asg.model.refresh import parse_preferences
+from controller_asg.model.scaling_policy import window_seconds
 from controller_asg.monitor.fleet import Member as Expected
 from controller_asg.monitor.fleet import WatchSettings
 from controller_asg.planner import membership, suspension
@@ -309,7 +310,7 @@ class Engine:
 
     def _keep_windows(self) -> None:
         windows = [
-            policy.window_seconds
+            window_seconds(policy)
             for record in self._memory.groups.values()
             for policy in record.group.policies
         ]

@@ -10,6 +10,7 @@ class Vote:
     """One policy's wish. `capacity` None: it abstains. `victims`: the instances it wants gone, in order.
 
     `consents`: it has no wish of its own now, and no objection when others scale in. `observed`: it is not counted.
+    `on_missing_data`: it knows nothing, and falls back on its floor.
     """
 
     policy: str
@@ -18,6 +19,7 @@ class Vote:
     victims: tuple[str, ...] = ()
     consents: bool = False
     observed: bool = False
+    on_missing_data: bool = False
 
 
 @immutable

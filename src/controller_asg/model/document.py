@@ -14,7 +14,14 @@ from controller_asg.model.expression import ExpressionError, parse
 from controller_asg.model.faults import faults_of, near_name, shown
 from controller_asg.model.group import Group, healthy_range
 from controller_asg.model.metric import metric_fault
-from controller_asg.model.scaling_policy import Policy, StepScaling, TargetTracking, Thresholds
+from controller_asg.model.scaling_policy import (
+    AlarmScaling,
+    Policy,
+    Predictive,
+    StepScaling,
+    TargetTracking,
+    Thresholds,
+)
 from controller_asg.model.scheduled_action import ScheduledAction, cron_fault
 
 _GROUP: TypeAdapter[Group] = TypeAdapter(Group)
@@ -195,6 +202,16 @@ def _of_replacing(group: Group) -> Iterator[tuple[str, str, str]]:
 
 def _of_metrics(policy: Policy) -> Iterator[tuple[str, str, str]]:
     """(key, what, mend) of what a policy looks at."""
+    if isinstance(policy, Predictive):
+        if policy.max_capacity_buffer_percent and policy.max_capacity_breach_behavior == "honor_max_capacity":
+            what = "is given, and max_size is honored"
+            yield ".max_capacity_buffer_percent", what, "write increase_max_capacity, or leave it out"
+        return
+    if (policy.on_missing_data == "floor") != (policy.missing_data_floor is not None):
+        what = "is missing" if policy.missing_data_floor is None else "is given, and on_missing_data is hold"
+        yield ".missing_data_floor", what, "write it with `on_missing_data: floor`, or neither"
+    if isinstance(policy, AlarmScaling):
+        yield from _of_alarm(policy)
     if isinstance(policy, TargetTracking) and (policy.metric is None) == (policy.expression is None):
         what = "has neither metric nor expression" if policy.metric is None else "has metric and expression"
         yield "", what, "write exactly one of the two"
@@ -207,6 +224,15 @@ def _of_metrics(policy: Policy) -> Iterator[tuple[str, str, str]]:
             yield ".statistic", "is of a metric, and there is an expression", "write it in the expression"
     elif policy.metric is not None and (wrong := metric_fault(policy.metric)):
         yield ".metric", *wrong
+
+
+def _of_alarm(policy: AlarmScaling) -> Iterator[tuple[str, str, str]]:
+    if policy.metric is None and policy.threshold is None and policy.webhook:
+        return
+    if policy.metric is None:
+        yield ".metric", "is missing", "add it, or leave out threshold too and write `webhook: true`"
+    elif policy.threshold is None:
+        yield ".threshold", "is missing", "add it"
 
 
 def _unlike_steps(policy: StepScaling) -> Iterator[tuple[str, str]]:

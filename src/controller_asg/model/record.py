@@ -104,6 +104,12 @@ class GroupRecord:
     suspended: tuple[tuple[Process, Hold], ...] = ()  # each process once
     # By instance id, of those whose scale-in protection somebody set; others have it by the document, or from earlier.
     protections: tuple[tuple[str, Hold], ...] = ()
+    # What a forecast raises max_size to; 0: nothing.
+    forecast_max_size: int = 0
+    # (policy, since when it has had nothing to go by), of those that fall back on a floor.
+    missing_since: tuple[tuple[str, datetime], ...] = ()
+    # (id, when) of the signed messages that were carried out lately.
+    messages: tuple[tuple[str, datetime], ...] = ()
 
     def suspension(self, *processes: Process) -> tuple[Process, Hold] | None:
         """The first of the processes that is suspended."""
@@ -116,8 +122,8 @@ class GroupRecord:
 
     @property
     def max_size(self) -> int:
-        """As `min_size`."""
-        return self.bound("max_size")[0]
+        """As `min_size`; a forecast may have raised it."""
+        return max(self.bound("max_size")[0], self.forecast_max_size)
 
     def bound(self, key: Literal["min_size", "max_size"]) -> tuple[int, str]:
         """(its value, the scheduled action that set it); "" where it is the document's.

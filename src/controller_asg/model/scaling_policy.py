@@ -27,6 +27,13 @@ class ScalingPolicy:
     disable_scale_in: bool = False
     # A policy that is switched off has no vote, and no veto.
     enabled: bool = True
+    # hold, or floor: while it has nothing to go by, it wants missing_data_floor instances at least. Either way it then
+    # consents to no scaling in.
+    on_missing_data: Literal["hold", "floor"] = "hold"
+    # Instances; where on_missing_data is floor, and nowhere else.
+    missing_data_floor: Size | None = None
+    # So long must it have had nothing to go by, as far as the controller watched, before the floor counts.
+    missing_data_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -103,12 +110,19 @@ class StepAdjustment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class AlarmScaling(ScalingPolicy):
-    """What step and simple scaling have in common: a metric beyond its threshold, and how the size is adjusted."""
+    """What step and simple scaling have in common: a metric beyond its threshold, and how the size is adjusted.
 
-    # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
-    metric: str
+    As in EC2 it may be executed by hand too (`controller-asg execute-policy`), and with `webhook` by a signed message
+    to /v1/webhooks/<group>/<policy>.
+    """
+
+    # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own. Left out, with
+    # threshold: it acts when it is executed, and only then.
+    metric: str | None = None
     # In the metric's own unit.
-    threshold: float
+    threshold: float | None = None
+    # Whether a signed message executes it.
+    webhook: bool = False
     # On which side of the threshold the policy acts; the threshold itself belongs to both.
     comparison: Comparison = "above"
     # ExactCapacity, ChangeInCapacity (instances) or PercentChangeInCapacity (of what no longer warms up).
@@ -177,13 +191,55 @@ class DemandTracking(ScalingPolicy):
     scale_in_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Predictive:
+    """EC2's predictive scaling, by minutes: a floor under the group, from a forecast of its demand.
+
+    The forecast is made every 15 minutes from the demand recorded of the group (its `cpu_percent`), for 48 hours ahead,
+    from 24 hours of data on, and of 14 days at the most. The policy never scales in, and lets the others do so down to
+    its floor; scaling out, the highest wish counts, as in EC2.
+    """
+
+    # cpu_percent of each instance that the forecast is sized for.
+    target: Annotated[float, Field(gt=0, le=100)]
+    type: Literal["predictive"] = "predictive"
+    # What decisions call it; two policies of a group need two names.
+    name: str = "predictive"
+    # forecast_and_scale, or forecast_only: its votes are logged, and they change nothing.
+    mode: Literal["forecast_only", "forecast_and_scale"] = "forecast_only"
+    # A policy that is switched off has no vote.
+    enabled: bool = True
+    # So long before the demand is expected its instances are launched.
+    scheduling_buffer_seconds: Annotated[float, Field(ge=0, lt=3600)] = 300.0
+    # increase_max_capacity lets the forecast go beyond max_size. Other than in EC2, max_size is back when the forecast
+    # has passed.
+    max_capacity_breach_behavior: Literal["honor_max_capacity", "increase_max_capacity"] = (
+        "honor_max_capacity"
+    )
+    # With increase_max_capacity: so much above the forecast the others may go.
+    max_capacity_buffer_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+
+
 Policy = Annotated[
-    Thresholds | TargetTracking | StepScaling | SimpleScaling | DemandTracking, Field(discriminator="type")
+    Thresholds | TargetTracking | StepScaling | SimpleScaling | DemandTracking | Predictive,
+    Field(discriminator="type"),
 ]
+
+
+def observes(policy: Policy) -> bool:
+    """Its votes are logged, and change nothing."""
+    return policy.mode in ("observe", "forecast_only")
+
+
+def window_seconds(policy: Policy) -> float:
+    """How far back it looks at samples."""
+    return 0.0 if isinstance(policy, Predictive) else policy.window_seconds
 
 
 def metrics_of(policy: Policy) -> tuple[str, ...]:
     """The names of the metrics it looks at, each once. Raises ExpressionError where an expression is none."""
+    if isinstance(policy, Predictive):
+        return ()
     if isinstance(policy, TargetTracking) and policy.expression is not None:
         return tuple(dict.fromkeys(term.metric for term in parse(policy.expression).terms))
     return () if policy.metric is None else (policy.metric,)

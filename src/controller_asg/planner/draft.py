@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.agent_order import AgentOrder
@@ -200,6 +200,15 @@ class Draft:
 
     def pending(self) -> list[Member]:
         return self._in(_PENDING)
+
+    def warming(self) -> int:
+        """How many are launched and don't count yet."""
+        warm_at = self.now - timedelta(seconds=self.group.default_instance_warmup_seconds)
+        fresh = sum(
+            member.instance.in_service_at is not None and member.instance.in_service_at > warm_at
+            for member in self.serving()
+        )
+        return len(self.pending()) + len(self.launching()) + fresh
 
     def serving(self) -> list[Member]:
         return self._in(_SERVING)

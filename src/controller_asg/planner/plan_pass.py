@@ -12,6 +12,7 @@ from controller_asg.model.instance import LEAVING_STATES
 from controller_asg.planner import (
     backoff,
     costs,
+    foretold,
     launches,
     leaving,
     lifecycle,
@@ -35,6 +36,7 @@ def plan(snapshot: Snapshot) -> Plan:
     lifecycle.mend_times(draft)
     suspension.end_due(draft)
     draft.record = backoff.forget(draft.record, draft.now)
+    foretold.raise_max_size(draft)
     lifecycle.take_facts(draft)
     votes: tuple[Vote, ...] = ()
     if snapshot.observed:

@@ -27,11 +27,13 @@ from controller_asg.planner import (
     backoff,
     behavior,
     costs,
+    execution,
     hooks,
     launches,
     leaving,
     maintenance,
     membership,
+    missing_data,
     offerings,
     projection,
     rebalance,
@@ -46,6 +48,7 @@ from controller_asg.planner.snapshot import (
     CompleteAction,
     Detach,
     EnterStandby,
+    ExecutePolicy,
     ExitStandby,
     Member,
     Protect,
@@ -95,6 +98,8 @@ def take_orders(draft: Draft) -> None:
                 member = draft.members.get(order.instance_id)
                 if member is not None and member.instance.state not in LEAVING_STATES:
                     draft.put(replace(member.instance, marked_unhealthy="" if order.healthy else order.actor))
+            case ExecutePolicy():
+                _execute(draft, order)
             case Protect():
                 for instance_id in order.instance_ids:
                     member = draft.members.get(instance_id)
@@ -109,6 +114,14 @@ def take_orders(draft: Draft) -> None:
                 set_desired(draft, draft.record.desired_capacity + change, "order", reason)
     for instance_id in draft.wants_out:
         _release(draft, instance_id, True, "its agent asked to leave the group (/unregister)")
+
+
+def _execute(draft: Draft, order: ExecutePolicy) -> None:
+    wanted = execution.wanted(draft, order)
+    if wanted is not None:
+        before = draft.record.desired_capacity
+        set_desired(draft, wanted[0], "execute_policy", wanted[1])
+        _note_change(draft, (order.policy,), before)
 
 
 def _release(draft: Draft, instance_id: str, decrement: bool, cause: str) -> None:
@@ -153,21 +166,23 @@ def vote(draft: Draft) -> Wish:
     memories = draft.snapshot.memories
     lead_seconds = _lead_seconds(draft) if memories else LEAD_SECONDS
     draft.fleet = Fleet(tuple(serving), desired, warming, lead_seconds, tuple(fresh))
-    wish = combine(draft.group.policies, draft.fleet, draft.record.last_changes, draft.now, memories)
+    wish = combine(
+        draft.group.policies,
+        draft.fleet,
+        draft.record.last_changes,
+        draft.now,
+        memories,
+        draft.snapshot.forecast,
+        missing_data.overdue(draft),
+    )
+    missing_data.note(draft, wish.votes, bool(serving))
     draft.steps.extend(wish.steps)
     capacity = suspension.taken(draft, projection.held(draft, behavior.held(draft, wish.capacity)))
     if capacity != desired:
         draft.record = replace(draft.record, desired_capacity=capacity)
         apply_bounds(draft)
         if draft.record.desired_capacity != desired:
-            direction = "out" if draft.record.desired_capacity > desired else "in"
-            kept = tuple(
-                change
-                for change in draft.record.last_changes
-                if not (change.policy in wish.winners and change.direction == direction)
-            )
-            new = tuple(LastChange(policy, direction, draft.now) for policy in wish.winners)
-            draft.record = replace(draft.record, last_changes=kept + new)
+            _note_change(draft, wish.winners, desired)
             behavior.changed(draft, desired)
     if serving:
         for policy in draft.group.policies:
@@ -177,6 +192,21 @@ def vote(draft: Draft) -> Wish:
                         ("MetricMissing", f"no agent reports {metric}, so policy {policy.name} abstains")
                     )
     return wish
+
+
+def _note_change(draft: Draft, policies: tuple[str, ...], before: int) -> None:
+    """They have changed the size from there: what cooldowns count from."""
+    after = draft.record.desired_capacity
+    if after == before:
+        return
+    direction = "out" if after > before else "in"
+    kept = tuple(
+        change
+        for change in draft.record.last_changes
+        if not (change.policy in policies and change.direction == direction)
+    )
+    new = tuple(LastChange(policy, direction, draft.now) for policy in policies)
+    draft.record = replace(draft.record, last_changes=kept + new)
 
 
 def _lead_seconds(draft: Draft) -> float:

@@ -13,6 +13,7 @@ from controller_asg.model.offering import Prices
 from controller_asg.model.record import GroupRecord
 from controller_asg.model.refresh import RefreshPreferences
 from controller_asg.policy.demand import DemandMemory
+from controller_asg.policy.forecast import Forecast
 
 NO_PRICES = Prices()
 
@@ -152,7 +153,31 @@ class RefreshOrder:
 
 
 Move = EnterStandby | ExitStandby | Detach | Attach
-Order = SetDesired | Terminate | Protect | SetHealth | CompleteAction | RecordHeartbeat | RefreshOrder | Move
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutePolicy:
+    """`message_id` of a signed message: one that comes again is not carried out again; empty: no message."""
+
+    policy: str
+    actor: str
+    honor_cooldown: bool = False
+    metric_value: float | None = None
+    breach_threshold: float | None = None
+    message_id: str = ""
+
+
+Order = (
+    SetDesired
+    | Terminate
+    | Protect
+    | SetHealth
+    | CompleteAction
+    | RecordHeartbeat
+    | RefreshOrder
+    | Move
+    | ExecutePolicy
+)
 Fact = Outcome | Bootstrapped
 
 
@@ -183,3 +208,4 @@ class Snapshot:
     memories: Mapping[str, DemandMemory] = field(default_factory=dict)
     prices: Prices = NO_PRICES
     cost_left: float | None = None
+    forecast: Forecast | None = None

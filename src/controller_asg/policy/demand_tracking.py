@@ -76,7 +76,7 @@ def vote(policy: DemandTracking, memory: DemandMemory, fleet: Fleet, now: float)
     """
     load = measure(policy, fleet)
     if load is None:
-        return Vote(policy.name, None, f"no instance in service reports {policy.metric}")
+        return Vote(policy.name, None, fleet.unreported(policy.metric))
     wish = decide(policy, memory, load, fleet.desired, fleet.warming, now, fleet.lead_seconds)
     return Vote(policy.name, wish.capacity, explain(memory, load, wish, fleet.desired, fleet.lead_seconds))
 

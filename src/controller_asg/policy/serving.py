@@ -30,3 +30,11 @@ class Fleet:
         if (metric, window_seconds) not in self._read:
             self._read[metric, window_seconds] = readings(self.serving, metric, window_seconds)
         return self._read[metric, window_seconds]
+
+    def unreported(self, metric: str) -> str:
+        """Why there is no reading at all: nobody could speak, nobody is heard, or those heard don't tell it."""
+        if not self.serving:
+            return "no instance is in service past its warmup"
+        if not any(agent.samples for agent in self.serving):
+            return "no agent is heard"
+        return f"no instance in service reports {metric}"

@@ -18,9 +18,11 @@ def vote(policy: StepScaling | SimpleScaling, fleet: Fleet) -> Vote:
 
     Source: EC2 Auto Scaling user guide, "Step and simple scaling policies": step adjustments, and instance warmup.
     """
+    if policy.metric is None or policy.threshold is None:
+        return Vote(policy.name, fleet.desired, "acts when it is executed", consents=True)
     _, known = fleet.readings(policy.metric, policy.window_seconds)
     if not known:
-        return Vote(policy.name, None, f"no instance in service reports {policy.metric}")
+        return Vote(policy.name, None, fleet.unreported(policy.metric))
     missing = len(fleet.serving) - len(known)
     share = policy.threshold / (len(fleet.serving) if policy.statistic == "sum" else 1)
     # The threshold itself is reached already.
@@ -36,22 +38,31 @@ def vote(policy: StepScaling | SimpleScaling, fleet: Fleet) -> Vote:
     if beyond < 0 if policy.comparison == "above" else beyond > 0:
         # As in EC2, a policy whose threshold is not reached has no say.
         return Vote(policy.name, fleet.desired, f"{seen}: not {policy.comparison}", consents=True)
-    step = _step(policy, beyond)
+    step = step_of(policy, beyond)
     if step is None:
         return Vote(policy.name, fleet.desired, f"{seen}: in no step", consents=True)
-    settled = max(0, fleet.desired - fleet.warming)
+    wanted, why = adjusted_by(policy, step, fleet.desired, fleet.warming)
+    return Vote(policy.name, wanted, seen + why)
+
+
+def adjusted_by(
+    policy: StepScaling | SimpleScaling, step: int, desired: int, warming: int
+) -> tuple[int, str]:
+    """The capacity that this adjustment asks for, and how that came about."""
+    settled = max(0, desired - warming)
     wanted = adjusted(policy.adjustment_type, step, policy.min_adjustment_magnitude, settled)
-    seen += (
+    why = (
         f": {policy.adjustment_type} {step:+d}" if policy.adjustment_type != "ExactCapacity" else f": {step}"
     )
-    if wanted > settled or (policy.adjustment_type == "ExactCapacity" and wanted >= fleet.desired):
-        return Vote(policy.name, max(wanted, fleet.desired), seen)
-    if fleet.warming:
-        return Vote(policy.name, fleet.desired, f"{seen}: {fleet.warming} still warming up")
-    return Vote(policy.name, wanted, seen)
+    if wanted > settled or (policy.adjustment_type == "ExactCapacity" and wanted >= desired):
+        return max(wanted, desired), why
+    if warming:
+        return desired, f": {warming} still warming up"
+    return wanted, why
 
 
-def _step(policy: StepScaling | SimpleScaling, beyond: float) -> int | None:
+def step_of(policy: StepScaling | SimpleScaling, beyond: float) -> int | None:
+    """The adjustment at this distance from the threshold; None: it lies in no step."""
     if isinstance(policy, SimpleScaling):
         return policy.adjustment
     above = policy.comparison == "above"

@@ -53,7 +53,7 @@ def _of_metric(policy: TargetTracking, fleet: Fleet) -> Measured:
     _, known = fleet.readings(policy.metric, policy.window_seconds)
     missing = len(fleet.serving) - len(known)
     if not known:
-        return f"no instance in service reports {policy.metric}"
+        return fleet.unreported(policy.metric)
     low = _share(policy, known + [0.0] * missing)
     high = _share(policy, known + [policy.target] * missing)
     seen = f"{policy.statistic} {policy.metric} {high:.4g}, target {policy.target:g}"
@@ -73,7 +73,7 @@ def _of_expression(policy: TargetTracking, fleet: Fleet) -> Measured:
     for term in expression.terms:
         _, known = fleet.readings(term.metric, policy.window_seconds)
         if not known:
-            return f"no instance in service reports {term.metric}"
+            return fleet.unreported(term.metric)
         missing = serving - len(known)
         value = statistic(term.statistic, known + [0.0] * missing)
         assert value is not None

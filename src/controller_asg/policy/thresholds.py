@@ -12,7 +12,7 @@ def vote(policy: Thresholds, fleet: Fleet) -> Vote:
     """
     ids, values = fleet.readings(policy.metric, policy.window_seconds)
     if not values:
-        return Vote(policy.name, None, f"no instance in service reports {policy.metric}")
+        return Vote(policy.name, None, fleet.unreported(policy.metric))
     hottest, idlest = max(values), min(values)
     if hottest > policy.create_above:
         seen = f"{policy.metric} {hottest:.4g} on {ids[values.index(hottest)]}, above {policy.create_above:g}"

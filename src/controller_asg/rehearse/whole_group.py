@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 from controller_asg.model.group import Group
 from controller_asg.model.instance import AgentView, Instance, LifecycleState, Sample
 from controller_asg.model.record import GroupRecord
-from controller_asg.model.scaling_policy import DemandTracking
+from controller_asg.model.scaling_policy import DemandTracking, Predictive, window_seconds
 from controller_asg.planner.plan_pass import plan
 from controller_asg.planner.snapshot import Member, Snapshot
 from controller_asg.policy.demand import DemandMemory
+from controller_asg.policy.forecast import KEPT_DAYS, REFRESH_SECONDS, Forecast, foretell
 from controller_asg.rehearse import METRIC
 from controller_asg.rehearse.load import TICK_SECONDS
 from controller_asg.rehearse.world import Follower, Seen
@@ -35,8 +36,12 @@ def whole_group(
     the tick, and the decision's summary.
     """
     memories = {each.name: DemandMemory() for each in group.policies if isinstance(each, DemandTracking)}
-    longest = max((policy.window_seconds for policy in group.policies), default=0.0)
+    longest = max((window_seconds(policy) for policy in group.policies), default=0.0)
     samples: deque[Sample] = deque(maxlen=int(longest // TICK_SECONDS) + 1)
+    foretells = any(isinstance(policy, Predictive) for policy in group.policies)
+    minutes: deque[tuple[float, float]] = deque(maxlen=KEPT_DAYS * 1440)
+    busy: list[float] = []  # the demand of the minute under way
+    forecast: Forecast | None = None
     record = GroupRecord(group, 1, "", "", group.min_size, begin)
     instances: list[Instance] = []  # the oldest first; the world takes the youngest away
 
@@ -48,10 +53,17 @@ def whole_group(
         )
 
     def follow(seen: Seen) -> int:
-        nonlocal record
+        nonlocal record, forecast
         now, second = begin + timedelta(seconds=seen.tick * TICK_SECONDS), float(seen.tick * TICK_SECONDS)
         if seen.tick:
             samples.append(Sample(second, {METRIC: 100 * seen.utilisation}))
+        if seen.tick and foretells:
+            busy.append(seen.utilisation * seen.served_by)
+            if len(busy) * TICK_SECONDS == 60:
+                minutes.append((now.timestamp() - 60, sum(busy) / len(busy)))
+                busy.clear()
+            if second % REFRESH_SECONDS == 0:
+                forecast = foretell(minutes, now.timestamp())
         del instances[seen.in_service :]
         while len(instances) < seen.in_service:
             # Those of the start serve for long.
@@ -78,6 +90,7 @@ def whole_group(
                 watching_since_at=begin,
                 subnets=(("a subnet", "a zone"),),
                 memories=memories,
+                forecast=forecast,
             )
         )
         record = planned.record

@@ -77,6 +77,9 @@ def group_to_row(record: GroupRecord) -> Row:
             "spot_returned_unix_ms": record.spot_returned_at and to_unix_ms(record.spot_returned_at),
             "suspended": [[process.value, *_hold_to_document(hold)] for process, hold in record.suspended],
             "protections": [[name, *_hold_to_document(hold)] for name, hold in record.protections],
+            "forecast_max_size": record.forecast_max_size,
+            "missing_since": [[policy, to_unix_ms(at)] for policy, at in record.missing_since],
+            "messages": [[each, to_unix_ms(at)] for each, at in record.messages],
         },
     }
 
@@ -175,6 +178,11 @@ def group_from_row(row: Row) -> GroupRecord:
         protections=tuple(
             (name, _hold_from_document(*hold)) for name, *hold in row["memory"].get("protections", ())
         ),
+        forecast_max_size=row["memory"].get("forecast_max_size", 0),
+        missing_since=tuple(
+            (policy, from_unix_ms(at)) for policy, at in row["memory"].get("missing_since", ())
+        ),
+        messages=tuple((each, from_unix_ms(at)) for each, at in row["memory"].get("messages", ())),
     )
 
 

@@ -125,7 +125,7 @@ def test_a_silent_member_of_an_expression_counts_as_nothing_for_scaling_out_and_
     quiet = backlog(2, 2, None)
     assert quiet.capacity == 3
     assert quiet.reason.endswith("1 of 3 silent: no scaling in")
-    assert backlog(None, None) == Vote("target_tracking", None, "no instance in service reports app.backlog")
+    assert backlog(None, None) == Vote("target_tracking", None, "no agent is heard")
 
 
 def test_silence_that_would_raise_the_value_scales_neither_way() -> None:
