@@ -29,6 +29,7 @@ from controller_asg.model.refresh import InstanceRefresh, RefreshStatus, parse_p
 from controller_asg.planner.schedule import next_times
 from controller_asg.planner.snapshot import Move, RefreshAction
 from controller_asg.planner.suspension import suspend
+from controller_asg.policy.forecast import Forecast
 from tests.making import NOW, cloud, instance, record
 
 A, B, C = (f"i-{number:017x}" for number in (1, 2, 3))  # A and B of web (min 2), C of jobs (min 0)
@@ -69,6 +70,7 @@ class FakeController:
         self.decided = [decision()]
         self.leases: tuple[Lease, ...] | None = None  # of A
         self.found: tuple[Fault, ...] = ()
+        self.foretold: Forecast | None = Forecast(NOW.timestamp(), (1.5,) * 24, "14.0 days", 0.125)
         self.minutes = [DemandMinute("web", NOW + timedelta(minutes=n), 1.5, 2.0) for n in range(3)]
 
     def _may_fail(self) -> None:
@@ -148,6 +150,19 @@ class FakeController:
         self._may_fail()
         self._record(group)
         return tuple(minute for minute in self.minutes if since <= minute.minute_at < until)
+
+    async def forecast(self, group: str) -> Forecast | None:
+        self._may_fail()
+        self._record(group)
+        return self.foretold
+
+    async def execute_policy(
+        self, group: str, policy: str, actor: str, *, message_id: str = "", **keys: Any
+    ) -> tuple[int, int, bool]:
+        self._may_fail()
+        self._record(group)
+        self.orders.append(("execute", group, policy, actor, message_id, keys))
+        return 2, 4, message_id != "msg_known"
 
     async def apply_groups(
         self, documents: Mapping[str, Mapping[str, Any]], validate_only: bool, source: str = ""

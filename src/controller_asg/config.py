@@ -39,6 +39,9 @@ class Settings:
     http_listen: str = "127.0.0.1:7480"
     # A file that holds the bearer token of the HTTP API; without it HTTP is off.
     http_token_file: str = ""
+    # A file with the secrets of signed messages, `whsec_` and base64, one a line, the newest first; without it none are
+    # taken.
+    webhook_secret_file: str = ""
     store_url: str = "sqlite:////var/lib/controller-asg/store.db"
     region: str = ""  # empty: from AWS_REGION or instance metadata
     ec2_endpoint_url: str = ""  # empty: AWS's own

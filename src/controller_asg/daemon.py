@@ -11,6 +11,7 @@ import signal
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import structlog
@@ -20,6 +21,7 @@ from controller_asg.api.admin_service import AdminServer, build_admin_server
 from controller_asg.api.channel import listen_for_agents, open_agent_channel
 from controller_asg.api.http import HttpServer, bind_http, build_http_app, http_server, read_token
 from controller_asg.api.register_service import build_agents_server
+from controller_asg.api.webhooks import read_secrets
 from controller_asg.cloud.ec2 import Ec2Cloud
 from controller_asg.cloud.user_data import render_user_data
 from controller_asg.config import Settings, changed, load_settings, public, reloaded
@@ -57,6 +59,24 @@ def run(path: Path, settings: Settings) -> None:
         raise _first(expected) from failures
 
 
+class Files(NamedTuple):
+    """What the files that settings name hold."""
+
+    http_token: bytes
+    template: str
+    prices: Prices
+    webhook_secrets: tuple[bytes, ...]
+
+
+# By setting.
+FILES = {
+    "http_token_file": "http_token",
+    "user_data_template": "template",
+    "prices_file": "prices",
+    "webhook_secret_file": "webhook_secrets",
+}
+
+
 class Daemon:
     """One life of the process. Make it anew for each."""
 
@@ -65,7 +85,7 @@ class Daemon:
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._settings = settings
-        self._token, self._template, self._prices = _read_files(settings)
+        self._files = _read_files(settings)
         self.settings_fault = ""
         self._clock = SystemClock()
         self._notifier = Notifier()
@@ -92,7 +112,7 @@ class Daemon:
             self._user_data,
             _bootstrap(settings),
             self._progressed,
-            prices=self._prices,
+            prices=self._files.prices,
         )
         self._admin: AdminServer | None = None
         self._agents: grpc.aio.Server | None = None
@@ -144,7 +164,13 @@ class Daemon:
             what = f"{settings.agents_listen} can't be listened at"
             raise SpecError((Fault("agents_listen", what, "see what holds it"),)) from error
         if settings.http_token_file:
-            app = build_http_app(self._engine, lambda: self._token, self._healthy, __version__)
+            app = build_http_app(
+                self._engine,
+                lambda: self._files.http_token,
+                self._healthy,
+                __version__,
+                lambda: self._files.webhook_secrets,
+            )
             self._http = http_server(app)
             tasks.create_task(self._http.serve(sockets=[bind_http(settings.http_listen)]), name="http")
         await self._admin.server.start()
@@ -211,7 +237,7 @@ class Daemon:
         try:
             wanted = load_settings(self._path)
             in_force = reloaded(self._settings, wanted)
-            token, template, prices = _read_files(in_force)
+            files = _read_files(in_force)
         except SpecError as error:
             self.settings_fault = "; ".join(map(str, error.faults))
             log.error("reload_refused", fault=self.settings_fault, mend="mend the file, then reload again")
@@ -220,13 +246,13 @@ class Daemon:
         self.settings_fault = ""
         names, needs_restart = changed(self._settings, wanted)
         # Files that a setting names are reread too.
-        names += ("http_token_file",) * (token != self._token)
-        names += ("user_data_template",) * (template != self._template)
-        names += ("prices_file",) * (prices != self._prices)
-        self._settings, self._token, self._template, self._prices = in_force, token, template, prices
+        names += tuple(
+            setting for setting, name in FILES.items() if getattr(files, name) != getattr(self._files, name)
+        )
+        self._settings, self._files = in_force, files
         set_level(in_force.log_level)
         self._fleet.settings = _watch_settings(in_force)
-        self._engine.settings_changed(in_force, prices)
+        self._engine.settings_changed(in_force, files.prices)
         log.info("reloaded", changed=names, needs_restart=needs_restart)
         return names, needs_restart
 
@@ -245,14 +271,14 @@ class Daemon:
             "group": group.name,
         }
         return render_user_data(
-            self._template, context, group.launch.user_data, place(group.name, "launch.user_data")
+            self._files.template, context, group.launch.user_data, place(group.name, "launch.user_data")
         )
 
 
-def _read_files(settings: Settings) -> tuple[bytes, str, Prices]:
-    """(token, template, prices) of the files that settings name. Raises SpecError with the faults of all."""
+def _read_files(settings: Settings) -> Files:
+    """Raises SpecError with the faults of all files that settings name."""
     faults: list[Fault] = []
-    token, template, prices = b"", "", Prices()
+    token, template, prices, secrets = b"", "", Prices(), tuple[bytes, ...]()
     if settings.http_token_file:
         try:
             token = read_token(Path(settings.http_token_file))
@@ -267,9 +293,14 @@ def _read_files(settings: Settings) -> tuple[bytes, str, Prices]:
         prices = load_prices(settings)
     except SpecError as error:
         faults.extend(error.faults)
+    if settings.webhook_secret_file:
+        try:
+            secrets = read_secrets(Path(settings.webhook_secret_file))
+        except SpecError as error:
+            faults.extend(error.faults)
     if faults:
         raise SpecError(tuple(faults))
-    return token, template, prices
+    return Files(token, template, prices, secrets)
 
 
 def _watch_settings(settings: Settings) -> WatchSettings:

@@ -26,7 +26,9 @@ REDACTED = "[redacted]"
 
 _SECRETS = re.compile(r"token|user_data|password|secret|private_key|authorization|certificate|store_url")
 # They name secrets' neighbours: a client token is an activity's id, and a file's name is no secret.
-_HARMLESS = frozenset({"client_token", "metadata_tokens", "http_token_file", "user_data_template"})
+_HARMLESS = frozenset(
+    {"client_token", "metadata_tokens", "http_token_file", "webhook_secret_file", "user_data_template"}
+)
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
 _LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
 

@@ -6,6 +6,7 @@ is refused for any address but loopback.
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from controller_asg.api.messages import (
     decision_message,
     demand_message,
     fault_message,
+    forecast_message,
     group_message,
     instance_message,
     refresh_message,
@@ -143,6 +145,28 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             since = _time(request, "since") or until - timedelta(days=1)
             found = await self._controller.demand(request.group, since, until)
             return pb.GetDemandResponse(minutes=map(demand_message, found))
+
+    async def GetForecast(self, request: pb.GetForecastRequest, context: Context) -> pb.GetForecastResponse:
+        async with answering(context):
+            _need(request.group, "group")
+            (status,) = self._controller.groups(request.group)
+            return forecast_message(await self._controller.forecast(request.group), status.record.group)
+
+    async def ExecutePolicy(
+        self, request: pb.ExecutePolicyRequest, context: Context
+    ) -> pb.ExecutePolicyResponse:
+        async with answering(context):
+            _need(request.group, "group")
+            _need(request.policy, "policy")
+            before, after, _ = await self._controller.execute_policy(
+                request.group,
+                request.policy,
+                _actor(request.actor),
+                honor_cooldown=request.honor_cooldown,
+                metric_value=_number(request, "metric_value"),
+                breach_threshold=_number(request, "breach_threshold"),
+            )
+            return pb.ExecutePolicyResponse(before=before, after=after)
 
     async def SetDesiredCapacity(
         self, request: pb.SetDesiredCapacityRequest, context: Context
@@ -505,6 +529,18 @@ def _time(request: Any, name: Literal["since", "until"]) -> datetime | None:
     except (ValueError, OverflowError) as error:
         raise SpecError((Fault(name, "is no time", "send one of the years 1 to 9999"),)) from error
     return found
+
+
+def _number(
+    request: pb.ExecutePolicyRequest, name: Literal["metric_value", "breach_threshold"]
+) -> float | None:
+    """None when it is absent."""
+    if not request.HasField(name):
+        return None
+    value: float = getattr(request, name)
+    if not math.isfinite(value):
+        raise SpecError((Fault(name, "is not a finite number", "write one"),))
+    return value
 
 
 def _need(value: object, name: str) -> None:

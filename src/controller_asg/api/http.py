@@ -1,6 +1,7 @@
 """The HTTP API: the first design's /create and /kill/<id>, and /v1 for everything else. Off without a token.
 
-Every request but /healthz carries the token, a wrong path too, so nothing is told to who has none. /create and /kill
+Every request but /healthz and signed messages carries the token, a wrong path too, so nothing is told to who has none.
+/create and /kill
 take GET as in the first design; HEAD must not reach them, for Starlette answers it by running the GET.
 """
 
@@ -30,12 +31,15 @@ from controller_asg.api.messages import (
     activity_message,
     decision_message,
     demand_message,
+    forecast_message,
     group_message,
     instance_message,
     refresh_message,
     timestamp,
 )
 from controller_asg.api.status_codes import BUG, codes_of, faults_in
+from controller_asg.api.webhooks import PATH as WEBHOOKS_PATH
+from controller_asg.api.webhooks import Webhooks
 from controller_asg.config import split_address
 from controller_asg.engine.controller import Controller, InstanceStatus
 from controller_asg.engine.lifecycle_actions import LifecycleAction
@@ -71,10 +75,19 @@ def read_token(path: Path) -> bytes:
 
 
 def build_http_app(
-    controller: Controller, token: Callable[[], bytes], healthy: Callable[[], bool], version: str
+    controller: Controller,
+    token: Callable[[], bytes],
+    healthy: Callable[[], bool],
+    version: str,
+    webhook_secrets: Callable[[], tuple[bytes, ...]] = lambda: (),
 ) -> ASGIApp:
-    """`token` is asked at each request, so that a reload can change it. `healthy` is what /healthz answers."""
+    """`token` and secrets are asked at each request, so that a reload can change them; /healthz answers `healthy`."""
     api = HttpApi(controller, healthy, version)
+    webhooks = Webhooks(controller, webhook_secrets)
+
+    async def webhook(request: Request) -> Response:
+        return await webhooks.receive(request, await _body(request), errors_response)
+
     routes = [
         _route("/healthz", api.health, "GET"),
         _route("/create", api.create, "POST", "GET"),
@@ -86,6 +99,8 @@ def build_http_app(
         _route("/v1/groups/{name}/activities", api.activities, "GET"),
         _route("/v1/groups/{name}/decisions", api.decisions, "GET"),
         _route("/v1/groups/{name}/demand", api.demand, "GET"),
+        _route("/v1/groups/{name}/forecast", api.forecast, "GET"),
+        _route("/v1/webhooks/{group}/{policy}", webhook, "POST"),
         _route("/v1/groups/{name}/desired-capacity", api.set_desired_capacity, "PUT"),
         _route("/v1/groups/{name}/instance-refresh", api.refresh, "GET", "POST"),
         _route("/v1/groups/{name}/instance-refresh/{action}", api.change_refresh, "POST"),
@@ -119,7 +134,10 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        if scope["path"] != "/healthz" and (refused := self._refusal(scope)) is not None:
+        signed = (
+            scope["path"].startswith(WEBHOOKS_PATH) and scope["method"] == "POST"
+        )  # that asks for a signature
+        if scope["path"] != "/healthz" and not signed and (refused := self._refusal(scope)) is not None:
             await refused(scope, receive, send)
             return
         try:
@@ -227,6 +245,12 @@ class HttpApi:
         since = _time(query, "since") or until - timedelta(days=1)
         found = await self._controller.demand(request.path_params["name"], since, until)
         return _listing("minutes", map(demand_message, found))
+
+    async def forecast(self, request: Request) -> Response:
+        _query(request)
+        (status,) = self._controller.groups(request.path_params["name"])
+        found = await self._controller.forecast(status.record.group.name)
+        return JSONResponse(to_json(forecast_message(found, status.record.group)))
 
     async def set_desired_capacity(self, request: Request) -> Response:
         _query(request)
@@ -450,7 +474,19 @@ def _flag(query: dict[str, str], name: str, default: bool) -> bool:
 
 
 async def _json_body(request: Request, empty: Any = None) -> Any:
-    """The body, read no further than the limit and no longer than the time; `empty` is what none at all means."""
+    """`empty` is what no body at all means."""
+    body = await _body(request)
+    if not body and empty is not None:
+        return empty
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        fault = Fault("body", "is not JSON", 'write it like {"desired_capacity": 3}')
+        raise SpecError((fault,)) from error
+
+
+async def _body(request: Request) -> bytes:
+    """Read no further than the limit and no longer than the time."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
@@ -460,13 +496,7 @@ async def _json_body(request: Request, empty: Any = None) -> Any:
                     raise HTTPException(413, f"is over {BODY_LIMIT_BYTES} bytes")
     except TimeoutError as error:
         raise HTTPException(408, f"did not arrive within {BODY_TIMEOUT_SECONDS:g} s") from error
-    if not body and empty is not None:
-        return empty
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        fault = Fault("body", "is not JSON", 'write it like {"desired_capacity": 3}')
-        raise SpecError((fault,)) from error
+    return bytes(body)
 
 
 def _healthy(body: Any) -> bool:

@@ -1,7 +1,7 @@
 """Model values as messages of `asg.admin.v1`."""
 
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -12,13 +12,16 @@ from controller_asg.engine.refreshing import RefreshProgress
 from controller_asg.model.activity import Activity
 from controller_asg.model.decision import Decision
 from controller_asg.model.errors import Fault
-from controller_asg.model.group import group_to_dict
+from controller_asg.model.group import Group, group_to_dict
 from controller_asg.model.hold import Hold
 from controller_asg.model.lifecycle_hook import OpenHook
 from controller_asg.model.record import DemandMinute
 from controller_asg.model.refresh import preferences_to_dict
+from controller_asg.model.scaling_policy import Predictive
 from controller_asg.model.scheduled_action import ScheduledAction
 from controller_asg.planner.hooks import longest_seconds
+from controller_asg.policy.forecast import STEP_SECONDS, Forecast
+from controller_asg.policy.predictive import needed
 
 
 def timestamp(at: datetime | None) -> Timestamp | None:
@@ -228,6 +231,24 @@ def refresh_message(progress: RefreshProgress) -> pb.InstanceRefresh:
             for instance, how_far in progress.instances
         ],
         actor=refresh.actor,
+    )
+
+
+def forecast_message(forecast: Forecast | None, group: Group) -> pb.GetForecastResponse:
+    if forecast is None:
+        return pb.GetForecastResponse()
+    policies = [each for each in group.policies if isinstance(each, Predictive) and each.enabled]
+    return pb.GetForecastResponse(
+        steps=[
+            pb.ForecastStep(
+                at=timestamp(datetime.fromtimestamp(forecast.begins_at + index * STEP_SECONDS, UTC)),
+                demand=demand,
+                capacity=max((needed(policy, demand) for policy in policies), default=None),
+            )
+            for index, demand in enumerate(forecast.demands)
+        ],
+        basis=forecast.basis,
+        error_ratio=forecast.error,
     )
 
 

@@ -14,6 +14,7 @@ def main() -> None:
     # Their commands join the others.
     from controller_asg.cli import lifecycle_actions as _lifecycle_actions  # noqa: F401
     from controller_asg.cli import membership as _membership  # noqa: F401
+    from controller_asg.cli import policies as _policies  # noqa: F401
     from controller_asg.cli import refresh as _refresh  # noqa: F401
     from controller_asg.cli import rehearse as _rehearse  # noqa: F401
     from controller_asg.cli import simulate as _simulate  # noqa: F401

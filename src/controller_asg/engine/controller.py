@@ -15,6 +15,7 @@ from controller_asg.model.instance import AgentView, CloudInstance, Instance
 from controller_asg.model.record import DemandMinute, GroupRecord
 from controller_asg.model.scheduled_action import ScheduledAction
 from controller_asg.planner.snapshot import Move, RefreshAction
+from controller_asg.policy.forecast import Forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,9 @@ class Controller(Protocol):
     async def demand(self, group: str, since: datetime, until: datetime) -> tuple[DemandMinute, ...]:
         """By the minute, the oldest first; what begins at `until` is left out."""
 
+    async def forecast(self, group: str) -> Forecast | None:
+        """Of the group's demand; None: too little of it is recorded."""
+
     async def apply_groups(
         self, documents: Mapping[str, Mapping[str, Any]], validate_only: bool, source: str = ""
     ) -> tuple[tuple[Applied, ...], tuple[Fault, ...]]:
@@ -111,6 +115,19 @@ class Controller(Protocol):
 
     async def launch_instances(self, group: str, count: int, actor: str) -> int:
         """Raise desired capacity by `count`; returns it. ConflictError beyond max_size."""
+
+    async def execute_policy(
+        self,
+        group: str,
+        policy: str,
+        actor: str,
+        *,
+        honor_cooldown: bool = False,
+        metric_value: float | None = None,
+        breach_threshold: float | None = None,
+        message_id: str = "",
+    ) -> tuple[int, int, bool]:
+        """Desired capacity (before, after), and whether it was executed: not for a message that came before."""
 
     async def terminate_instance(
         self, instance_id: str, decrement: bool, actor: str

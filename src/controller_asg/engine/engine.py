@@ -23,6 +23,7 @@ from controller_asg.engine.controller import (
     GroupStatus,
     InstanceStatus,
 )
+from controller_asg.engine.foretelling import Foretelling
 from controller_asg.engine.lifecycle_actions import LifecycleAction
 from controller_asg.engine.members import may_speak
 from controller_asg.engine.memory import Memory
@@ -43,13 +44,14 @@ from controller_asg.model.refresh import parse_preferences
 from controller_asg.model.scaling_policy import window_seconds
 from controller_asg.monitor.fleet import Member as Expected
 from controller_asg.monitor.fleet import WatchSettings
-from controller_asg.planner import membership, suspension
+from controller_asg.planner import execution, membership, suspension
 from controller_asg.planner.schedule import next_times
 from controller_asg.planner.snapshot import (
     NO_PRICES,
     Attach,
     Bootstrapped,
     CompleteAction,
+    ExecutePolicy,
     Move,
     Order,
     Outcome,
@@ -61,6 +63,7 @@ from controller_asg.planner.snapshot import (
     SetHealth,
     Terminate,
 )
+from controller_asg.policy.forecast import Forecast
 from controller_asg.store.port import Store
 
 log = structlog.get_logger()
@@ -132,6 +135,7 @@ class Engine:
         self._memory = Memory(State((), (), ()))
         self._view = CloudView()
         self._budget = Budget(self._memory, prices, settings.max_hourly_cost)
+        self._foretelling = Foretelling(store, clock)
         self._reconcilers: dict[str, Reconciler] = {}
         self._subnets: dict[str, tuple[float, int, tuple[tuple[str, str], ...]]] = {}
         self._bootstrapping: set[str] = set()
@@ -165,6 +169,7 @@ class Engine:
             tasks.create_task(self._watch_subnets(), name="subnets")
             tasks.create_task(self._prune(), name="prune")
             tasks.create_task(self._watch_doubts(), name="doubts")
+            tasks.create_task(self._foretell(), name="foretell")
             for name in self._reconcilers:
                 self._spawn_reconciler(name)
             for activity in list(self._memory.open_activities.values()):
@@ -243,6 +248,7 @@ class Engine:
             user_data=self._user_data,
             watch=lambda: self._fleet.settings,
             subnets=self._known_subnets,
+            forecast=self._foretelling.of,
             act=self._act,
             bootstrap=self._start_bootstrap,
             tell_agent=self._fleet.send,
@@ -298,6 +304,11 @@ class Engine:
             return
         self._subnets[name] = (now, record.version, found)
         self.wake(name, "subnets")
+
+    async def _foretell(self) -> None:
+        while True:
+            await self._foretelling.refresh(list(self._memory.groups.values()))
+            await self._clock.sleep(RETRY_SECONDS)
 
     def _known_subnets(self, name: str) -> tuple[tuple[str, str], ...] | None:
         """Those of an earlier document until EC2 has told the new ones; None: not told yet."""
@@ -526,6 +537,10 @@ class Engine:
         self._memory.record(group)
         return await self._store.demand(group, since, until)
 
+    async def forecast(self, group: str) -> Forecast | None:
+        self._memory.record(group)
+        return self._foretelling.of(group) or await self._foretelling.make(group)
+
     # Orders
 
     async def apply_groups(
@@ -614,6 +629,25 @@ class Engine:
             raise ConflictError(what, f"groups.{group}", "raise max_size, or terminate an instance first")
         await self._order(group, SetDesired(wanted, actor))
         return self._memory.record(group).desired_capacity
+
+    async def execute_policy(
+        self,
+        group: str,
+        policy: str,
+        actor: str,
+        *,
+        honor_cooldown: bool = False,
+        metric_value: float | None = None,
+        breach_threshold: float | None = None,
+        message_id: str = "",
+    ) -> tuple[int, int, bool]:
+        record = self._memory.record(group)
+        if message_id and execution.heard(record, policy, message_id):
+            return record.desired_capacity, record.desired_capacity, False
+        order = ExecutePolicy(policy, actor, honor_cooldown, metric_value, breach_threshold, message_id)
+        execution.check(record, order, self._clock.now())
+        await self._order(group, order)
+        return record.desired_capacity, self._memory.record(group).desired_capacity, True
 
     async def terminate_instance(
         self, instance_id: str, decrement: bool, actor: str

@@ -28,6 +28,7 @@ from controller_asg.planner.health import Health, Verdict
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.plan_pass import plan
 from controller_asg.planner.snapshot import Fact, Member, Order, Snapshot
+from controller_asg.policy.forecast import Forecast
 from controller_asg.store.port import Store
 
 log = structlog.get_logger()
@@ -59,6 +60,7 @@ class Shared:
     user_data: Callable[[Group], str]
     watch: Callable[[], WatchSettings]
     subnets: Callable[[str], tuple[tuple[str, str], ...] | None]
+    forecast: Callable[[str], Forecast | None]
     # Carry out what was journalled: (activity, keep its instances' console).
     act: Callable[[Activity, bool], None]
     bootstrap: Callable[[str], None]
@@ -171,6 +173,7 @@ class Reconciler:
             memories=self._memories.of(memory.groups[self.name].group.policies),
             prices=shared.budget.prices,
             cost_left=shared.budget.left(self.name),
+            forecast=shared.forecast(self.name),
         )
 
     async def _journal(self, snapshot: Snapshot, planned: Plan) -> list[tuple[Activity, bool]]:

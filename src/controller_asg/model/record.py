@@ -108,8 +108,8 @@ class GroupRecord:
     forecast_max_size: int = 0
     # (policy, since when it has had nothing to go by), of those that fall back on a floor.
     missing_since: tuple[tuple[str, datetime], ...] = ()
-    # (id, when) of the signed messages that were carried out lately.
-    messages: tuple[tuple[str, datetime], ...] = ()
+    # (policy, id) of the signed messages that were carried out lately, the newest of a policy last.
+    messages: tuple[tuple[str, str], ...] = ()
 
     def suspension(self, *processes: Process) -> tuple[Process, Hold] | None:
         """The first of the processes that is suspended."""

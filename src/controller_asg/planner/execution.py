@@ -1,7 +1,7 @@
 """EC2's ExecutePolicy: a step or simple policy's adjustment on somebody's word, whatever its metric says."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from controller_asg.model.decision import Step
 from controller_asg.model.errors import ConflictError, Fault, NotFoundError, SpecError
@@ -12,9 +12,9 @@ from controller_asg.planner.snapshot import ExecutePolicy
 from controller_asg.policy.step import adjusted_by, step_of
 from controller_asg.policy.voting import cooldown_end
 
-# A signed message is taken so long before and after the time it names, and its id is remembered for all of that
-# (standardwebhooks.com, "Verifying webhook authenticity").
-MESSAGE_SECONDS = 300.0
+# Of one policy so many ids of signed messages are remembered, the newest: as many as may come within the ten minutes in
+# which a message is taken. By number, for a clock that steps must not make one count again.
+MESSAGES_KEPT = 300
 
 
 def check(record: GroupRecord, order: ExecutePolicy, now: datetime) -> None:
@@ -49,19 +49,17 @@ def check(record: GroupRecord, order: ExecutePolicy, now: datetime) -> None:
             raise ConflictError(f"is in its cooldown for another {left}", where, "ask again after that")
 
 
-def heard(record: GroupRecord, message_id: str) -> bool:
-    """A message of that id was carried out already."""
-    return any(each == message_id for each, _ in record.messages)
+def heard(record: GroupRecord, policy: str, message_id: str) -> bool:
+    """A message of that id has executed the policy already."""
+    return (policy, message_id) in record.messages
 
 
 def wanted(draft: Draft, order: ExecutePolicy) -> tuple[int, str] | None:
     """(capacity, why); None: nothing is to be changed, and a Step says why if there is a reason."""
     if order.message_id:
-        if heard(draft.record, order.message_id):
+        if heard(draft.record, order.policy, order.message_id):
             return None
-        begins = draft.now - timedelta(seconds=2 * MESSAGE_SECONDS)
-        kept = tuple(each for each in draft.record.messages if begins < each[1] <= draft.now)
-        draft.record = replace(draft.record, messages=(*kept, (order.message_id, draft.now)))
+        _remember(draft, order)
     policy = _named(draft.record, order.policy)
     step = None if policy is None or not policy.enabled else _step(policy, order)
     if policy is None or step is None:
@@ -79,6 +77,13 @@ def wanted(draft: Draft, order: ExecutePolicy) -> tuple[int, str] | None:
         held = "execute_policy"
     draft.steps.append(Step(held, capacity, desired, reason))
     return None
+
+
+def _remember(draft: Draft, order: ExecutePolicy) -> None:
+    here = {policy.name for policy in draft.group.policies}
+    others = [each for each in draft.record.messages if each[0] in here and each[0] != order.policy]
+    its = [each for each in draft.record.messages if each[0] == order.policy][1 - MESSAGES_KEPT :]
+    draft.record = replace(draft.record, messages=(*others, *its, (order.policy, order.message_id)))
 
 
 def _named(record: GroupRecord, name: str) -> StepScaling | SimpleScaling | None:

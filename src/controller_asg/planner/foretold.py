@@ -9,6 +9,8 @@ from controller_asg.policy import predictive
 
 def raise_max_size(draft: Draft) -> None:
     """As far as predictive policies ask for it now; it is back when the forecast has passed."""
+    if not draft.snapshot.observed:
+        return  # bounds are not applied then, and desired capacity must stay within them
     raised = max(
         (
             predictive.max_size(policy, draft.snapshot.forecast, draft.now.timestamp())

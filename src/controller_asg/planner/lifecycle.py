@@ -132,10 +132,6 @@ def mend_times(draft: Draft) -> None:
     if any(change.at > now for change in draft.record.last_changes):
         mended = tuple(replace(change, at=min(change.at, now)) for change in draft.record.last_changes)
         draft.record = replace(draft.record, last_changes=mended)
-    if any(at > now for _, at in draft.record.messages):
-        draft.record = replace(
-            draft.record, messages=tuple((each, min(at, now)) for each, at in draft.record.messages)
-        )
     draft.record = backoff.mend_times(draft.record, now)
 
 

@@ -48,7 +48,9 @@ def _of_thresholds(policy: Thresholds, fleet: Fleet) -> int:
 
 
 def _of_steps(policy: StepScaling | SimpleScaling, fleet: Fleet) -> int:
-    if policy.comparison != "above" or policy.statistic == "sum" or policy.adjustment_type == "ExactCapacity":
+    if policy.metric is None or policy.threshold is None or policy.comparison != "above":
+        return 0
+    if policy.statistic == "sum" or policy.adjustment_type == "ExactCapacity":
         return 0
     if isinstance(policy, SimpleScaling):
         outs = [0.0] if policy.adjustment > 0 else []

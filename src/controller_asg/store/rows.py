@@ -79,7 +79,7 @@ def group_to_row(record: GroupRecord) -> Row:
             "protections": [[name, *_hold_to_document(hold)] for name, hold in record.protections],
             "forecast_max_size": record.forecast_max_size,
             "missing_since": [[policy, to_unix_ms(at)] for policy, at in record.missing_since],
-            "messages": [[each, to_unix_ms(at)] for each, at in record.messages],
+            "messages": record.messages,
         },
     }
 
@@ -182,7 +182,7 @@ def group_from_row(row: Row) -> GroupRecord:
         missing_since=tuple(
             (policy, from_unix_ms(at)) for policy, at in row["memory"].get("missing_since", ())
         ),
-        messages=tuple((each, from_unix_ms(at)) for each, at in row["memory"].get("messages", ())),
+        messages=tuple((policy, each) for policy, each in row["memory"].get("messages", ())),
     )
 
 

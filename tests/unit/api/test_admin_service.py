@@ -120,6 +120,11 @@ async def test_every_order_reaches_the_controller_with_who_asked(stub, controlle
     await stub.SetInstanceProtection(
         pb.SetInstanceProtectionRequest(instance_ids=[A, B, A], protected_from_scale_in=True)
     )
+    await stub.ExecutePolicy(
+        pb.ExecutePolicyRequest(group="web", policy="burst", metric_value=59, actor="ann")
+    )
+    executed = {"honor_cooldown": False, "metric_value": 59.0, "breach_threshold": None}
+    assert controller.orders.pop() == ("execute", "web", "burst", "ann", "", executed)
     assert controller.orders == [
         ("set_desired", "web", 4, "ann"),
         ("launch", "web", 1, "the admin API"),

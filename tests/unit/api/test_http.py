@@ -268,8 +268,23 @@ async def test_demand_is_told_between_two_times(client):
     assert "'yesterday' is no time" in refused.json()["errors"][0]["what"]
 
 
+async def test_the_forecast_is_told_with_its_basis_and_error(client, served):
+    told = (await client.get("/v1/groups/web/forecast")).json()
+    assert (len(told["steps"]), told["steps"][0]["demand"], told["steps"][0]["capacity"]) == (24, 1.5, None)
+    assert (told["basis"], told["error_ratio"]) == ("14.0 days", 0.125)
+    served.controller.foretold = None
+    assert (await client.get("/v1/groups/web/forecast")).json()["steps"] == []
+
+
 @pytest.mark.parametrize(
-    "path", ["/v1/groups/wep", "/v1/groups/wep/instances", "/v1/groups/wep/decisions", "/v1/instances/i-1"]
+    "path",
+    [
+        "/v1/groups/wep",
+        "/v1/groups/wep/forecast",
+        "/v1/groups/wep/instances",
+        "/v1/groups/wep/decisions",
+        "/v1/instances/i-1",
+    ],
 )
 async def test_an_unknown_name_is_404(client, path):
     assert (await client.get(path)).status_code == 404

@@ -408,3 +408,29 @@ async def test_the_daemons_process_imports_no_typer_rich_or_alembic():
     )
     out, _ = await process.communicate()
     assert out == b"[]\n"
+
+
+async def test_the_forecast_is_a_row_an_hour_and_says_what_it_is_based_on(command, controller):
+    shown = await command("forecast", "web")
+    assert shown.lines[0] == "web: from 14.0 days; error 12 % over the last day"
+    assert len(shown.lines) == 4
+    controller.foretold = None
+    assert (await command("forecast", "web")).code == 1
+
+
+async def test_a_policy_is_executed(command, controller):
+    shown = await command("execute-policy", "web", "steps", "--metric-value", "59", "--honor-cooldown")
+    assert shown.out == "web: 2 → 4\n"
+    keys = {"honor_cooldown": True, "metric_value": 59.0, "breach_threshold": None}
+    assert controller.orders == [("execute", "web", "steps", "ann at the command line", "", keys)]
+
+
+async def test_the_secret_of_a_policy_is_told_from_the_settings_file(tmp_path):
+    (tmp_path / "secret").write_text("whsec_" + "A" * 40 + "\n")
+    settings = f'advertised_address = "10.0.0.5:7402"\nwebhook_secret_file = "{tmp_path}/secret"\n'
+    (tmp_path / "c.toml").write_text(settings)
+    told = [
+        await run("webhook-secret", "web", name, "--config", f"{tmp_path}/c.toml") for name in ("a", "a", "b")
+    ]
+    assert told[0].out.startswith("whsec_")
+    assert told[0].out == told[1].out != told[2].out

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from controller_asg.api.webhooks import MESSAGE_SECONDS, RATE, RATE_SECONDS
 from controller_asg.model.errors import AsgError, ConflictError, NotFoundError, SpecError
 from controller_asg.model.record import LastChange
 from controller_asg.model.scaling_policy import (
@@ -14,7 +15,7 @@ from controller_asg.model.scaling_policy import (
     StepScaling,
     TargetTracking,
 )
-from controller_asg.planner.execution import check
+from controller_asg.planner.execution import MESSAGES_KEPT, check
 from controller_asg.planner.plan_pass import plan
 from controller_asg.planner.snapshot import ExecutePolicy
 from controller_asg.policy.forecast import Forecast
@@ -113,21 +114,22 @@ def test_a_cooldown_is_honored_only_on_demand_and_in_its_direction() -> None:
     check(of, execute("burst", honor_cooldown=True), NOW + timedelta(seconds=200))
 
 
-def test_a_message_is_carried_out_once_and_remembered_for_ten_minutes() -> None:
-    of, message = with_policies(BURST), execute("burst", message_id="msg_1")
+def test_a_message_is_carried_out_once_by_each_policy() -> None:
+    of, message = with_policies(BURST, replace(BURST, name="other")), execute("burst", message_id="msg_1")
     once = plan(snapshot(of, serving(1), serving(2), orders=(message, message)))
-    assert (once.record.desired_capacity, len(once.record.messages)) == (4, 1)
-    again = plan(snapshot(once.record, serving(1), serving(2), orders=(message,)))
-    assert again.record.desired_capacity == 4
-    old = replace(once.record, messages=(("msg_0", ago(601)), ("msg_1", ago(599))))
-    later = plan(snapshot(old, serving(1), orders=(execute("burst", message_id="msg_2"),)))
-    assert [each for each, _ in later.record.messages] == ["msg_1", "msg_2"]
+    assert (once.record.desired_capacity, once.record.messages) == (4, (("burst", "msg_1"),))
+    orders = (message, execute("other", message_id="msg_1"))
+    both = plan(snapshot(once.record, *map(serving, range(1, 5)), orders=orders))
+    assert both.record.desired_capacity == 6
 
 
-def test_a_clock_set_back_forgets_no_message() -> None:
-    of = replace(with_policies(BURST), messages=(("msg_1", NOW + timedelta(hours=1)),))
-    planned = plan(snapshot(of, serving(1), serving(2), orders=(execute("burst", message_id="msg_1"),)))
-    assert planned.record.desired_capacity == 2
+def test_as_many_messages_are_remembered_as_may_come_while_one_is_taken() -> None:
+    assert RATE * 2 * MESSAGE_SECONDS / RATE_SECONDS <= MESSAGES_KEPT
+    its = [("burst", f"msg_{number}") for number in range(MESSAGES_KEPT)]
+    old = (*its, ("gone", "x"), ("shrink", "y"))
+    of = replace(with_policies(BURST, SHRINK), messages=old)
+    kept = plan(snapshot(of, serving(1), orders=(execute("burst", message_id="new"),))).record.messages
+    assert kept == (("shrink", "y"), *its[1:], ("burst", "new"))
 
 
 def test_a_floor_for_missing_data_counts_after_its_time_and_ends_with_the_first_reading() -> None:

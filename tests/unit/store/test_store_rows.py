@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from controller_asg.model.activity import Activity, LaunchRequest
 from controller_asg.model.instance import Instance, Leaving, LifecycleState
 from controller_asg.model.lifecycle_hook import OpenHook
-from controller_asg.store.rows import instance_from_row, instance_to_row, launch_to_document
+from controller_asg.store.rows import (
+    group_from_row,
+    group_to_row,
+    instance_from_row,
+    instance_to_row,
+    launch_to_document,
+)
 from controller_asg.store.schema import ACTIVITIES, EPOCH, INSTANCES, UNSTORABLE, from_unix_ms, to_unix_ms
+from tests.making import record
 
 
 def test_a_launch_request_is_journalled_with_every_field() -> None:
@@ -46,6 +53,15 @@ def test_what_an_instance_waits_for_comes_back_as_it_was() -> None:
     assert instance_from_row({**row, "memory": json.loads(json.dumps(row["memory"]))}) == one
     plain = replace(one, leaving=None, drain_ordered_at=None, hooks=())
     assert instance_from_row({**row, "memory": {}}) == plain, "a row of the release before"
+
+
+def test_what_a_group_has_of_forecasts_messages_and_missing_data_comes_back_as_it_was() -> None:
+    at = datetime(2025, 3, 1, tzinfo=UTC)
+    plain = replace(record(), applied_at=at)
+    one = replace(plain, forecast_max_size=12, missing_since=(("p", at),), messages=(("burst", "msg_1"),))
+    row = group_to_row(one)
+    assert group_from_row({**row, "memory": json.loads(json.dumps(row["memory"]))}) == one
+    assert group_from_row({**row, "memory": {}}) == plain, "a row of the release before"
 
 
 @given(at=st.datetimes(timezones=st.just(UTC)))

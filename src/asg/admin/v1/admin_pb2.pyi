@@ -2456,3 +2456,153 @@ class ResumeProcessesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeProcessesResponse: _TypeAlias = ResumeProcessesResponse  # noqa: Y015
+
+@_typing.final
+class GetForecastRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetForecastRequest: _TypeAlias = GetForecastRequest  # noqa: Y015
+
+@_typing.final
+class GetForecastResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    ERROR_RATIO_FIELD_NUMBER: _builtins.int
+    basis: _builtins.str
+    """What it is made of: "14.0 days, mostly that time of seven days; the load now is 97 % of what they say"."""
+    error_ratio: _builtins.float
+    """Mean absolute error over the last day, over the mean demand. Absent: less than two days are recorded."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForecastStep]:
+        """The earliest first. Empty: less than 24 hours of the group's demand are recorded."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___ForecastStep] | None = ...,
+        basis: _builtins.str = ...,
+        error_ratio: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error_ratio", b"_error_ratio", "error_ratio", b"error_ratio"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error_ratio", b"_error_ratio", "basis", b"basis", "error_ratio", b"error_ratio", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__error_ratio: _TypeAlias = _typing.Literal["error_ratio"]  # noqa: Y015
+    _WhichOneofArgType__error_ratio: _TypeAlias = _typing.Literal["_error_ratio", b"_error_ratio"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error_ratio) -> _WhichOneofReturnType__error_ratio | None: ...
+
+Global___GetForecastResponse: _TypeAlias = GetForecastResponse  # noqa: Y015
+
+@_typing.final
+class ForecastStep(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    demand: _builtins.float
+    """Instances at 100 % CPU."""
+    capacity: _builtins.int
+    """What the group's predictive policies want for it, before bounds. Absent: it has none."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """Its begin."""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        demand: _builtins.float = ...,
+        capacity: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_capacity", b"_capacity", "at", b"at", "capacity", b"capacity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capacity", b"_capacity", "at", b"at", "capacity", b"capacity", "demand", b"demand"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__capacity: _TypeAlias = _typing.Literal["capacity"]  # noqa: Y015
+    _WhichOneofArgType__capacity: _TypeAlias = _typing.Literal["_capacity", b"_capacity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__capacity) -> _WhichOneofReturnType__capacity | None: ...
+
+Global___ForecastStep: _TypeAlias = ForecastStep  # noqa: Y015
+
+@_typing.final
+class ExecutePolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    HONOR_COOLDOWN_FIELD_NUMBER: _builtins.int
+    METRIC_VALUE_FIELD_NUMBER: _builtins.int
+    BREACH_THRESHOLD_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    policy: _builtins.str
+    actor: _builtins.str
+    """Who or what asks; shown in the decision."""
+    honor_cooldown: _builtins.bool
+    metric_value: _builtins.float
+    """Of a step policy: the value whose distance from the threshold chooses the step."""
+    breach_threshold: _builtins.float
+    """Of a step policy. Absent: the policy's threshold."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        honor_cooldown: _builtins.bool = ...,
+        metric_value: _builtins.float | None = ...,
+        breach_threshold: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_breach_threshold", b"_breach_threshold", "_metric_value", b"_metric_value", "breach_threshold", b"breach_threshold", "metric_value", b"metric_value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_breach_threshold", b"_breach_threshold", "_metric_value", b"_metric_value", "actor", b"actor", "breach_threshold", b"breach_threshold", "group", b"group", "honor_cooldown", b"honor_cooldown", "metric_value", b"metric_value", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__breach_threshold: _TypeAlias = _typing.Literal["breach_threshold"]  # noqa: Y015
+    _WhichOneofArgType__breach_threshold: _TypeAlias = _typing.Literal["_breach_threshold", b"_breach_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__metric_value: _TypeAlias = _typing.Literal["metric_value"]  # noqa: Y015
+    _WhichOneofArgType__metric_value: _TypeAlias = _typing.Literal["_metric_value", b"_metric_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__breach_threshold) -> _WhichOneofReturnType__breach_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__metric_value) -> _WhichOneofReturnType__metric_value | None: ...
+
+Global___ExecutePolicyRequest: _TypeAlias = ExecutePolicyRequest  # noqa: Y015
+
+@_typing.final
+class ExecutePolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    before: _builtins.int
+    """Desired capacity."""
+    after: _builtins.int
+    def __init__(
+        self,
+        *,
+        before: _builtins.int = ...,
+        after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecutePolicyResponse: _TypeAlias = ExecutePolicyResponse  # noqa: Y015

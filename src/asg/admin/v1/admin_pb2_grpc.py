@@ -76,6 +76,16 @@ class AdminServiceStub:
                 request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandRequest.SerializeToString,
                 response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandResponse.FromString,
                 _registered_method=True)
+        self.GetForecast = channel.unary_unary(
+                '/asg.admin.v1.AdminService/GetForecast',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetForecastRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetForecastResponse.FromString,
+                _registered_method=True)
+        self.ExecutePolicy = channel.unary_unary(
+                '/asg.admin.v1.AdminService/ExecutePolicy',
+                request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ExecutePolicyRequest.SerializeToString,
+                response_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ExecutePolicyResponse.FromString,
+                _registered_method=True)
         self.SetDesiredCapacity = channel.unary_unary(
                 '/asg.admin.v1.AdminService/SetDesiredCapacity',
                 request_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.SetDesiredCapacityRequest.SerializeToString,
@@ -234,6 +244,21 @@ class AdminServiceServicer:
 
     def GetDemand(self, request, context):
         """The recorded demand of the last 15 days.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetForecast(self, request, context):
+        """The group's demand of the coming 48 hours, as a predictive policy goes by it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExecutePolicy(self, request, context):
+        """Makes the adjustment of a step or simple policy, as EC2's ExecutePolicy. FAILED_PRECONDITION in a cooldown that is to
+        be honored, and of a policy that is switched off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -428,6 +453,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetDemand,
                     request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandRequest.FromString,
                     response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandResponse.SerializeToString,
+            ),
+            'GetForecast': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetForecast,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetForecastRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.GetForecastResponse.SerializeToString,
+            ),
+            'ExecutePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExecutePolicy,
+                    request_deserializer=asg_dot_admin_dot_v1_dot_admin__pb2.ExecutePolicyRequest.FromString,
+                    response_serializer=asg_dot_admin_dot_v1_dot_admin__pb2.ExecutePolicyResponse.SerializeToString,
             ),
             'SetDesiredCapacity': grpc.unary_unary_rpc_method_handler(
                     servicer.SetDesiredCapacity,
@@ -753,6 +788,60 @@ class AdminService:
             '/asg.admin.v1.AdminService/GetDemand',
             asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandRequest.SerializeToString,
             asg_dot_admin_dot_v1_dot_admin__pb2.GetDemandResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetForecast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/GetForecast',
+            asg_dot_admin_dot_v1_dot_admin__pb2.GetForecastRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.GetForecastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecutePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asg.admin.v1.AdminService/ExecutePolicy',
+            asg_dot_admin_dot_v1_dot_admin__pb2.ExecutePolicyRequest.SerializeToString,
+            asg_dot_admin_dot_v1_dot_admin__pb2.ExecutePolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,12 @@ class AdminServiceStub:
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDecisionsRequest, _admin_pb2.ListDecisionsResponse]
     GetDemand: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetDemandRequest, _admin_pb2.GetDemandResponse]
     """The recorded demand of the last 15 days."""
+    GetForecast: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetForecastRequest, _admin_pb2.GetForecastResponse]
+    """The group's demand of the coming 48 hours, as a predictive policy goes by it."""
+    ExecutePolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExecutePolicyRequest, _admin_pb2.ExecutePolicyResponse]
+    """Makes the adjustment of a step or simple policy, as EC2's ExecutePolicy. FAILED_PRECONDITION in a cooldown that is to
+    be honored, and of a policy that is switched off.
+    """
     SetDesiredCapacity: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetDesiredCapacityRequest, _admin_pb2.SetDesiredCapacityResponse]
     """INVALID_ARGUMENT outside of min_size to max_size."""
     LaunchInstances: _grpc.UnaryUnaryMultiCallable[_admin_pb2.LaunchInstancesRequest, _admin_pb2.LaunchInstancesResponse]
@@ -110,6 +116,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ListDecisions: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDecisionsRequest, _admin_pb2.ListDecisionsResponse]  # type: ignore[assignment]
     GetDemand: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetDemandRequest, _admin_pb2.GetDemandResponse]  # type: ignore[assignment]
     """The recorded demand of the last 15 days."""
+    GetForecast: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetForecastRequest, _admin_pb2.GetForecastResponse]  # type: ignore[assignment]
+    """The group's demand of the coming 48 hours, as a predictive policy goes by it."""
+    ExecutePolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExecutePolicyRequest, _admin_pb2.ExecutePolicyResponse]  # type: ignore[assignment]
+    """Makes the adjustment of a step or simple policy, as EC2's ExecutePolicy. FAILED_PRECONDITION in a cooldown that is to
+    be honored, and of a policy that is switched off.
+    """
     SetDesiredCapacity: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetDesiredCapacityRequest, _admin_pb2.SetDesiredCapacityResponse]  # type: ignore[assignment]
     """INVALID_ARGUMENT outside of min_size to max_size."""
     LaunchInstances: _aio.UnaryUnaryMultiCallable[_admin_pb2.LaunchInstancesRequest, _admin_pb2.LaunchInstancesResponse]  # type: ignore[assignment]
@@ -219,6 +231,24 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetDemandResponse, _abc.Awaitable[_admin_pb2.GetDemandResponse]]:
         """The recorded demand of the last 15 days."""
+
+    @_abc_1.abstractmethod
+    def GetForecast(
+        self,
+        request: _admin_pb2.GetForecastRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetForecastResponse, _abc.Awaitable[_admin_pb2.GetForecastResponse]]:
+        """The group's demand of the coming 48 hours, as a predictive policy goes by it."""
+
+    @_abc_1.abstractmethod
+    def ExecutePolicy(
+        self,
+        request: _admin_pb2.ExecutePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ExecutePolicyResponse, _abc.Awaitable[_admin_pb2.ExecutePolicyResponse]]:
+        """Makes the adjustment of a step or simple policy, as EC2's ExecutePolicy. FAILED_PRECONDITION in a cooldown that is to
+        be honored, and of a policy that is switched off.
+        """
 
     @_abc_1.abstractmethod
     def SetDesiredCapacity(
