@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from controller_asg.simulate.run import run_many
+from controller_asg.simulate.run import run_many, run_seed
 from tests.simulation import planting
 
 SEEDS = 60
@@ -18,6 +18,13 @@ def test_no_invariant_breaks() -> None:
 def test_no_invariant_breaks_in_large_groups() -> None:
     (result,) = run_many([5], 1, size=200)
     assert not result.broken
+
+
+def test_worlds_are_reached_in_which_forecasts_and_signed_messages_change_the_size() -> None:
+    result = run_seed(13)
+    assert not result.broken
+    assert result.executed
+    assert result.foretold
 
 
 def test_a_seed_tells_the_same_story_in_another_process() -> None:

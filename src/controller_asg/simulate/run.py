@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 from controller_asg.engine.lifecycle_actions import LifecycleAction
 from controller_asg.model.errors import AsgError
 from controller_asg.model.instance import LifecycleState
+from controller_asg.model.record import DemandMinute
 from controller_asg.simulate.ec2 import BAD_IMAGE, GOOD_IMAGE
 from controller_asg.simulate.faults import EXCUSING, EXCUSING_ALL, Fault, FaultKind, begin
 from controller_asg.simulate.invariants import AFTERMATH_SECONDS, Invariants
@@ -51,6 +53,17 @@ TRACKED_SHARE = 0.25
 PATIENCE_SECONDS = 60
 DEMAND_TRACKING = {"type": "demand_tracking", "full": 45, "patience_seconds": PATIENCE_SECONDS}
 REGROUPED_SHARE = 0.3
+# In those of these seeds, modulo 20, some minutes are foretold, and signed messages execute a policy.
+FORETOLD = frozenset({6, 13, 17})
+FORETOLD_DAY = 0.05, 25 * 60  # instances of demand, minutes: nothing but what the world's first minutes bring
+FORETOLD_MINUTES = 15
+BURST = {
+    "type": "simple",
+    "name": "burst",
+    "webhook": True,
+    "adjustment": 1,
+    "scale_out_cooldown_seconds": 60,
+}
 # Worlds whose seed ends so have scheduled actions and a behavior; the others stay as planted bugs know them.
 SCHEDULED = 3
 # In those of these seeds, modulo 20, instances work, drain and have lifecycle hooks.
@@ -79,6 +92,8 @@ class Result:
     broken: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     transitions: set[str] = field(default_factory=set)
+    executed: int = 0  # signed messages
+    foretold: int = 0  # changes of size by a forecast
     story: list[str] = field(default_factory=list)
     virtual_seconds: float = 0.0
 
@@ -126,6 +141,9 @@ class _Drama:
         self._chance = random.Random(f"{seed}:drama")  # noqa: S311 - a schedule that can be replayed
         # A chance of its own: the other worlds stay as they were.
         self._tracks = random.Random(f"{seed}:demand_tracking").random() < TRACKED_SHARE  # noqa: S311
+        self._messages = random.Random(f"{seed}:foretold")  # noqa: S311
+        self._foretells = seed % 20 in FORETOLD
+        self._executed = set[str]()
         self._clockwork = random.Random(f"{seed}:clockwork")  # noqa: S311 - so that it moves nothing else
         self._leaves = random.Random(f"{seed}:leaving") if seed % 20 in LEAVING else None  # noqa: S311 - as well
         self._refreshes = Refreshes(seed, tell) if seed % SHARE == REST else None
@@ -169,6 +187,11 @@ class _Drama:
             await world.stop()
         for bug in self._bugs:
             self._invariants.violate("the controller's own code does not fail", bug)
+        self._result.foretold = sum(
+            decision.desired_after > decision.desired_before
+            and "predictive: forecast for" in decision.summary
+            for decision in world.disk.decisions.values()
+        )
         self._result.broken = self._invariants.broken
         self._result.transitions = {
             f"{before or 'new'} → {after or 'forgotten'}" for before, after in self._invariants.transitions
@@ -180,6 +203,8 @@ class _Drama:
         chance = self._chance
         self._documents = {name: self._document() for name in ("web", "worker")[: chance.randint(1, 2)]}
         self._demand = chance.uniform(60, 400) * self._scale
+        if self._foretells:
+            self._remember_yesterday()
         await self._world.apply(**self._documents)
         settled_in = SET_UP_SECONDS + self._patience
         try:
@@ -208,6 +233,8 @@ class _Drama:
                 await self._operate()
                 if self._regroups:
                     await regroup(self._world, self._members, self._tell)
+                if self._foretells:
+                    await self._execute()
 
     async def _settle(self) -> None:
         world, invariants = self._world, self._invariants
@@ -217,6 +244,9 @@ class _Drama:
         if self._refreshes is not None:
             await self._refreshes.resume(world)
         self._tell("act: nothing goes wrong any more")
+        if self._foretells:
+            # What is foretold is over then, and no floor or max_size moves any more.
+            await asyncio.sleep(max(0.0, 2 * 60 * FORETOLD_MINUTES - world.loop.time()))
         try:
             await world.until(self._settled_for_long(), SETTLE_SECONDS + self._patience, every=1.0)
         except TimeoutError:
@@ -353,6 +383,52 @@ class _Drama:
             self._tell(f"operator: {result} {meant.token}")
             await world.ask(world.engine.complete_lifecycle_action(meant, result, "operator"))
 
+    async def _execute(self) -> None:
+        """A signed message, now and then one that came before."""
+        world, messages = self._world, self._messages
+        if world.listening() is None or not world.disk.groups or messages.random() < 0.5:
+            return
+        group, message_id = messages.choice(sorted(world.disk.groups)), f"msg_{messages.randrange(6)}"
+        honor = messages.random() < 0.3
+        call = world.engine.execute_policy(
+            group, "burst", "a message", honor_cooldown=honor, message_id=message_id
+        )
+        self._tell(f"message {message_id} to {group}")
+        try:
+            async with asyncio.timeout(20):
+                _, _, executed = await world.ask(call)
+        except (AsgError, TimeoutError, ConnectionResetError) as error:
+            self._tell(f"message: refused: {error}")
+            return
+        once = f"{group} {message_id}"
+        if executed and once in self._executed and not self._result.faults[FaultKind.STORE_LOST.value]:
+            self._invariants.violate("no message is carried out twice", once)
+        if executed:
+            self._executed.add(once)
+            self._result.executed += 1
+
+    def _foretold_policies(self) -> list[dict[str, Any]]:
+        raises = self._messages.random() < 0.5
+        predictive = {
+            "type": "predictive",
+            "target": 50,
+            "mode": "forecast_and_scale",
+            "max_capacity_breach_behavior": "increase_max_capacity" if raises else "honor_max_capacity",
+        }
+        return [BURST, predictive]
+
+    def _remember_yesterday(self) -> None:
+        """What the store has recorded of each group, so that some minutes of chaos are foretold."""
+        low, minutes = FORETOLD_DAY
+        for name in self._documents:
+            steps = [self._messages.uniform(0, 5) * self._scale for _ in range(FORETOLD_MINUTES // 5)]
+            for minute in range(minutes):
+                at = START - timedelta(minutes=minute + 1)
+                since_yesterday = 1439 - minute
+                busy = 0 <= since_yesterday < FORETOLD_MINUTES
+                demand = steps[since_yesterday // 5] if busy else low
+                self._world.disk.demand[name, at] = DemandMinute(name, at, demand, 1.0)
+
     def _document(self, may_be_bad: bool = False) -> dict[str, Any]:
         chance = self._chance
         image = BAD_IMAGE if may_be_bad and chance.random() < 0.15 else GOOD_IMAGE
@@ -370,7 +446,8 @@ class _Drama:
             "min_size": low,
             "max_size": low + round(chance.randint(0, 5) * self._scale),
             "policies": chance.sample(policies, chance.randint(0, 2))
-            + ([DEMAND_TRACKING] if self._tracks else []),
+            + ([DEMAND_TRACKING] if self._tracks else [])
+            + (self._foretold_policies() if self._foretells else []),
             "registration_timeout_seconds": chance.choice((60, 120, 300)),
             "default_instance_warmup_seconds": chance.choice((0, 10, 30)),
             "health_check_grace_period_seconds": chance.choice((0, 0, 30)),
