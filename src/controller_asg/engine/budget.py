@@ -1,7 +1,7 @@
 """What each group may spend of the ceiling that all of them share.
 
 A pass is told what is left to it in the same step in which it plans, and what it plans is reserved before anyone else
-is told: so two passes never break the ceiling together. Each group's min_size is set aside for it, at its cheapest.
+is told: so two passes never break the ceiling together. What a group lacks of min_size is set aside, at its cheapest.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,8 @@ class Budget:
         self._memory = memory
         self.prices = prices
         self._ceiling = ceiling
-        self._settled: dict[str, float] = {}  # what a group costs by its records; absent: not counted yet
+        # (instances, what they cost) of a group by its records; absent: not counted yet
+        self._settled: dict[str, tuple[int, float]] = {}
         self._reserved: dict[
             str, float
         ] = {}  # once what is being committed is; after a failure until the next pass
@@ -49,8 +50,7 @@ class Budget:
 
     def cost(self, name: str) -> float:
         """What the group costs by its records, USD an hour."""
-        memory = self._memory
-        return costs.recorded(memory.by_group[name].values(), memory.activities_of(name), self.prices)
+        return self._count(name)[1]
 
     def faults(self, groups: list[Group], source: str) -> Iterable[Fault]:
         """What of documents no ceiling allows."""
@@ -59,8 +59,15 @@ class Budget:
         return costs.faults(groups, others, self.prices, self._ceiling or None, source)
 
     def _taken(self, name: str) -> float:
-        if name not in self._settled:
-            self._settled[name] = self.cost(name)
+        """What it has, with what it lacks of min_size; or what it is about to have."""
+        count, cost = self._count(name)
         record = self._memory.groups[name]
-        set_aside = costs.set_aside(record.group.launch, self.prices, record.min_size)
-        return max(self._settled[name], self._reserved.get(name, 0.0), set_aside)
+        lacking = costs.set_aside(record.group.launch, self.prices, max(0, record.min_size - count))
+        return max(cost + lacking, self._reserved.get(name, 0.0))
+
+    def _count(self, name: str) -> tuple[int, float]:
+        if name not in self._settled:
+            memory = self._memory
+            offerings = costs.recorded(memory.by_group[name].values(), memory.activities_of(name))
+            self._settled[name] = len(offerings), costs.cost(offerings, self.prices)
+        return self._settled[name]

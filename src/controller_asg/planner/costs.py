@@ -46,8 +46,8 @@ def cost(offerings: Iterable[Offering], prices: Prices) -> float:
     return sum(count * (prices.of(*kind) or 0.0) for kind, count in counts.items())
 
 
-def recorded(instances: Iterable[Instance], activities: Iterable[Activity], prices: Prices) -> float:
-    """What a group costs by its records: all that was asked for and is not on its way out. USD an hour."""
+def recorded(instances: Iterable[Instance], activities: Iterable[Activity]) -> list[Offering]:
+    """What a group has by its records: all that was asked for and is not on its way out."""
     instances = tuple(instances)
     known = Counter(instance.activity_id for instance in instances)
     asked = [
@@ -57,7 +57,7 @@ def recorded(instances: Iterable[Instance], activities: Iterable[Activity], pric
         for _ in range(each.instance_count - known[each.activity_id])
     ]
     here = [each.offering for each in instances if each.state not in UNPAID_STATES]
-    return cost([*here, *asked], prices)
+    return [*here, *asked]
 
 
 def planned(draft: Draft) -> float | None:
