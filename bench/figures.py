@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from bench import (
+    ceiling,
     chaos,
     cut_network,
     dead_to_verdict,
@@ -50,6 +51,7 @@ REGISTRY = (
     refresh.MEASUREMENT,
     chaos.CHAOS,
     chaos.PLANTED,
+    ceiling.MEASUREMENT,
     process_cost.AGENT,
     step_to_launch.MEASUREMENT,
     ready_over_boot.MEASUREMENT,

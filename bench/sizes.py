@@ -42,6 +42,7 @@ class Sizes:
     cut_seconds: float = size(120.0, "silence_replacements: how long the controller's network is cut")
     simulated_worlds: int = size(2_000, "simulate_*: worlds, from the seed on")
     refresh_worlds: int = size(200, "refresh_below_healthy: worlds, from the seed on")
+    ceiling_worlds: int = size(2_000, "cost_ceiling_broken: worlds with ceilings, every tenth seed")
     instances: int = size(10_000, "plan_10000: instances of the group")
     plans: int = size(300, "plan_10000: passes of each scene")
     traces: str = size("", "rehearsals: a folder of load traces; else that of ASG_TRACES, else made-up ones")

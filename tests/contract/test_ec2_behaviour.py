@@ -137,6 +137,17 @@ def test_a_token_launches_once_and_means_its_first_parameters(place: Place) -> N
     assert set(place.states(**{"controller-asg:group": "web"})) >= set(first)
 
 
+def test_an_instance_tells_the_market_it_was_launched_on(place: Place) -> None:
+    (spot,) = place.launch(InstanceMarketOptions={"MarketType": "spot"})
+    (on_demand,) = place.launch()
+    filters = [{"Name": "tag:controller-asg:group", "Values": ["web"]}]
+    answer = place.ec2.describe_instances(Filters=filters)
+    told = {
+        i["InstanceId"]: i.get("InstanceLifecycle") for r in answer["Reservations"] for i in r["Instances"]
+    }
+    assert (told[spot], told[on_demand]) == ("spot", None)
+
+
 def test_a_token_whose_instances_are_gone_launches_nothing_again(place: Place) -> None:
     token = uuid.uuid4().hex
     (instance_id,) = place.launch(token)

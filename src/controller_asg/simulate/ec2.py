@@ -21,6 +21,7 @@ from controller_asg.cloud.launch_call import ACTIVITY_TAG, GROUP_TAG
 from controller_asg.cloud.limiter import LIMITS
 from controller_asg.model.clock import Clock
 from controller_asg.model.instance import Ec2State
+from controller_asg.model.offering import Market, Offering
 from controller_asg.simulate.virtual_time import VirtualLoop
 
 ZONES = (
@@ -55,6 +56,7 @@ class Faults:
     internal_errors: int = 0  # done, and told as InternalError
     errors: list[str] = field(default_factory=list)  # codes that the next RunInstances answer
     full: set[tuple[str, str]] = field(default_factory=set)  # (zone, instance type); "" is every type
+    short: set[Offering] = field(default_factory=set)  # no capacity; with zone "": over the account's quota
     room: int | None = None  # instances the account may have in all
     lag_seconds: float = 0.0
     slow_seconds: float = 0.0  # the longest a call takes
@@ -81,6 +83,7 @@ class Machine:
     launched_at: datetime
     boots_at: float  # the loop's time at which its agent may speak
     mute: bool  # its agent never starts
+    market: Market = Market.ON_DEMAND
     state: Ec2State = Ec2State.PENDING
     running_since: float | None = None
     impaired: bool = False
@@ -304,6 +307,13 @@ class SimulatedEc2:
             raise _error(
                 "InsufficientInstanceCapacity", f"We currently do not have sufficient {kind} capacity"
             )
+        market = _market(call)
+        if Offering(zone, kind, market) in self.faults.short:
+            raise _error("InsufficientInstanceCapacity", f"There is no {market} capacity of {kind} in {zone}")
+        if Offering("", kind, market) in self.faults.short:
+            spot = market is Market.SPOT
+            code = "MaxSpotInstanceCountExceeded" if spot else "VcpuLimitExceeded"
+            raise _error(code, f"You have requested more {kind} than your quota allows for")
         count = call["MaxCount"]
         if self.faults.room is not None:
             count = min(count, self.faults.room - len(self.alive()))
@@ -334,6 +344,7 @@ class SimulatedEc2:
             launched_at=self._clock.now(),
             boots_at=self._loop.time() + boots_in,
             mute=self.faults.mute_launches or call["ImageId"] == BAD_IMAGE,
+            market=_market(call),
         )
         self._addresses[address] = instance_id
         self.machines[instance_id] = machine
@@ -399,6 +410,7 @@ class SimulatedEc2:
             "InstanceType": machine.instance_type,
             "ImageId": machine.image_id,
             "LaunchTime": machine.launched_at,
+            **({"InstanceLifecycle": "spot"} if machine.market is Market.SPOT else {}),
             **(
                 {"PrivateIpAddress": machine.private_ip}
                 if state not in (Ec2State.TERMINATED, Ec2State.SHUTTING_DOWN)
@@ -452,6 +464,12 @@ class SimulatedEc2:
 
 def _addresses() -> Iterator[str]:
     return (f"10.0.{number // 250}.{number % 250 + 4}" for number in itertools.count())
+
+
+def _market(call: Mapping[str, Any]) -> Market:
+    return (
+        Market.SPOT if call.get("InstanceMarketOptions", {}).get("MarketType") == "spot" else Market.ON_DEMAND
+    )
 
 
 def _status(machine: Machine, now: float) -> str:

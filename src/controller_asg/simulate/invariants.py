@@ -18,11 +18,12 @@ from controller_asg.model.instance import (
     Leaving,
     LifecycleState,
 )
+from controller_asg.model.offering import Market
 from controller_asg.model.record import Change
 from controller_asg.planner.health import MASS_SILENCE_MINIMUM, MASS_SILENCE_WINDOW_SECONDS
 from controller_asg.simulate import refresh_rules
 from controller_asg.simulate.ec2 import BAD_IMAGE, Machine
-from controller_asg.simulate.world import World
+from controller_asg.simulate.world import PRICES, World
 
 # Which states may follow which; an absent one is the beginning. An instance is forgotten from any of them.
 TRANSITIONS: Mapping[LifecycleState | None, frozenset[LifecycleState]] = {
@@ -245,6 +246,7 @@ class Invariants:
 
     def committed(self, change: Change) -> None:
         disk = self._world.disk
+        self._keeps_ceilings(change)
         self._journal.update({activity.activity_id: activity for activity in change.activities})
         for instance in change.instances:
             old = disk.instances.get(instance.instance_id)
@@ -315,6 +317,46 @@ class Invariants:
             for process, hold in known.suspended:
                 if record.suspension(process) is None and not hold.mended(now).over(now):
                     self.violate("no suspension ends early", f"{record.group.name}: {process} {hold.said()}")
+
+    def _keeps_ceilings(self, change: Change) -> None:
+        """No launch that is journalled raises what was asked for above a ceiling: the group's own, or that of all."""
+        new = {
+            activity.group
+            for activity in change.activities
+            if activity.kind is ActivityKind.LAUNCH and activity.activity_id not in self._journal
+        }
+        if not new:
+            return
+        world, disk = self._world, self._world.disk
+        groups = {**disk.groups, **{record.group.name: record for record in change.groups}}
+        instances = {**disk.instances, **{one.instance_id: one for one in change.instances}}
+        for instance_id in change.deleted_instances:
+            instances.pop(instance_id, None)
+        activities = {**disk.activities, **{one.activity_id: one for one in change.activities}}
+        asked = Counter[str]()
+        for one in instances.values():
+            if one.state not in LEAVING_STATES or one.state is LifecycleState.TERMINATING_WAIT:
+                asked[one.group] += _millis(one.instance_type, one.market)
+        for activity in activities.values():
+            if (
+                activity.launch is None
+                or activity.acknowledged
+                or activity.status is not ActivityStatus.IN_PROGRESS
+            ):
+                continue
+            known = sum(one.activity_id == activity.activity_id for one in instances.values())
+            asked[activity.group] += (activity.instance_count - known) * _millis(
+                activity.launch.instance_type, activity.launch.offering.market
+            )
+        for name in sorted(new & groups.keys()):
+            own = groups[name].group.max_hourly_cost
+            if own is not None and asked[name] > 1000 * own + 1e-6:
+                what = f"{name} asks for ${asked[name] / 1000:g} an hour, its ceiling is ${own:g}"
+                self.violate("never above max_hourly_cost", what)
+        total = sum(asked[name] for name in groups)
+        if world.max_hourly_cost and total > 1000 * world.max_hourly_cost + 1e-6:
+            what = f"all ask for ${total / 1000:g} an hour, their ceiling is ${world.max_hourly_cost:g}"
+            self.violate("never above max_hourly_cost", what)
 
     def _moved(self, instance_id: str, before: LifecycleState | None, after: LifecycleState) -> None:
         self.transitions.add((before, after))
@@ -530,3 +572,8 @@ class Invariants:
         return (
             agents.up(instance_id) and not agents.agent(instance_id).behaviour.claims and not machine.impaired
         )
+
+
+def _millis(instance_type: str, market: Market) -> int:
+    """Thousandths of a USD an hour."""
+    return round(1000 * (PRICES.of(instance_type, market) or 0.0))

@@ -4,6 +4,7 @@ A seed gives one schedule, byte for byte: the same seed in another process tells
 """
 
 import asyncio
+import math
 import multiprocessing
 import os
 import random
@@ -22,16 +23,18 @@ from typing import Any
 from controller_asg.engine.lifecycle_actions import LifecycleAction
 from controller_asg.model.errors import AsgError
 from controller_asg.model.instance import LifecycleState
+from controller_asg.model.offering import Market, Offering
 from controller_asg.model.record import DemandMinute
-from controller_asg.simulate.ec2 import BAD_IMAGE, GOOD_IMAGE
+from controller_asg.simulate.ec2 import BAD_IMAGE, GOOD_IMAGE, ZONES
 from controller_asg.simulate.faults import EXCUSING, EXCUSING_ALL, Fault, FaultKind, begin
 from controller_asg.simulate.invariants import AFTERMATH_SECONDS, Invariants
 from controller_asg.simulate.logs import captured_logs
 from controller_asg.simulate.refreshes import REST, SHARE, Refreshes
 from controller_asg.simulate.regroup import regroup
+from controller_asg.simulate.store import COMMIT_SECONDS
 from controller_asg.simulate.virtual_time import START, VirtualLoop, run_virtual
 from controller_asg.simulate.work import Work
-from controller_asg.simulate.world import World
+from controller_asg.simulate.world import PRICES, World
 from controller_asg.store.sql import SqlStore
 
 CHAOS_SECONDS = 300.0
@@ -64,6 +67,9 @@ BURST = {
     "adjustment": 1,
     "scale_out_cooldown_seconds": 60,
 }
+# Worlds whose seed ends so have groups of several types and markets, with ceilings on what they cost.
+OFFERED = 6
+DEAREST = max(price for by_market in PRICES.by_type.values() for price in by_market.values())
 # Worlds whose seed ends so have scheduled actions and a behavior; the others stay as planted bugs know them.
 SCHEDULED = 3
 # In those of these seeds, modulo 20, instances work, drain and have lifecycle hooks.
@@ -150,6 +156,8 @@ class _Drama:
         # Operators of this share of the worlds move members and hold processes back.
         self._members = random.Random(f"{seed}:operator")  # noqa: S311 - so that it moves nothing else
         self._regroups = self._members.random() < REGROUPED_SHARE
+        self._offers = random.Random(f"{seed}:offerings")  # noqa: S311 - and so that it moves nothing else
+        self._offered = seed % 10 == OFFERED
         self._tell, self._result, self._bugs = tell, result, bugs
         self._seed, self._size, self._chaos_seconds = seed, size, chaos_seconds
         self._scale = size / USUAL_SIZE if size else 1.0
@@ -161,10 +169,14 @@ class _Drama:
     async def play(self) -> None:
         with tempfile.TemporaryDirectory(prefix="simulate-") as folder:
             database = None if self._seed % SQL_EVERY else _SqliteFile(Path(folder, "store.db"))
-            await self._play(World(self._seed, BOOT_SECONDS, database))
+            # It pays for two groups' largest min_size, whatever they are made of, and for little more.
+            ceiling = DEAREST * self._offers.uniform(8, 9) if self._offered and not self._size else 0.0
+            await self._play(World(self._seed, BOOT_SECONDS, database, max_hourly_cost=ceiling))
 
     async def _play(self, world: World) -> None:
         self._world = world
+        if self._offered:  # so that groups plan while others commit
+            world.disk.commit_seconds = self._offers.choice((COMMIT_SECONDS, 0.7))
         world.ec2.tell = self._tell
         world.load = self._load
         if self._leaves is not None:
@@ -228,6 +240,8 @@ class _Drama:
             if self._refreshes is not None:
                 refreshing = self._refreshes.operate(world, self._documents, self._chaos_seconds)
                 tasks.create_task(refreshing, name="refreshes")
+            if self._offered:
+                tasks.create_task(self._offering_faults(ends), name="offerings")
             while world.loop.time() < ends:
                 await asyncio.sleep(chance.uniform(2, 30))
                 await self._operate()
@@ -303,6 +317,25 @@ class _Drama:
         for touched in _excused_by(fault):
             self._touched[touched] = max(until, self._touched.get(touched, 0.0))
         self._tell(f"fault over: {kind} {fault.detail}".rstrip())
+
+    async def _offering_faults(self, ends: float) -> None:
+        """One offering after another has no capacity, or one type and market no quota; and Spot is interrupted."""
+        ec2, offers = self._world.ec2, self._offers
+        while (now := self._world.loop.time()) < ends:
+            lasts = min(offers.choice((5.0, 30.0, 90.0)), ends - now)
+            zone = offers.choice(("", *(zone for _, zone in ZONES)))
+            short = {Offering(zone, name, offers.choice(tuple(Market))) for name in PRICES.by_type}
+            ec2.faults.short |= short
+            self._tell(f"fault: no {', '.join(map(str, sorted(short)))}")
+            spot = [machine.instance_id for machine in ec2.alive() if machine.market is Market.SPOT]
+            if spot and offers.random() < 0.5:
+                victim = offers.choice(spot)
+                self._tell(f"fault: EC2 interrupts {victim}")
+                self._touched[victim] = math.inf
+                ec2.shut_down(victim)
+            await asyncio.sleep(lasts)
+            ec2.faults.short -= short
+            await asyncio.sleep(offers.uniform(1, 20))
 
     async def _apply_again(self) -> None:
         """After the store was lost: ansible-playbook site.yml, until it goes through."""
@@ -457,8 +490,33 @@ class _Drama:
             "rebalance_zones": chance.random() < 0.2,
             "new_instances_protected_from_scale_in": chance.random() < 0.1,
             **self._leaving_keys(),
-            "launch": {"image": {"id": image}, "tags": {"round": str(chance.randint(1, 2))}},
             **(self._refreshes.keys() if self._refreshes is not None else {}),
+            "launch": {
+                "image": {"id": image},
+                "tags": {"round": str(chance.randint(1, 2))},
+                **(self._launch_of_offerings() if self._offered else {}),
+            },
+            **(self._ceiling(low) if self._offered else {}),
+        }
+
+    def _launch_of_offerings(self) -> dict[str, Any]:
+        offers = self._offers
+        types = offers.sample(sorted(PRICES.by_type), offers.randint(1, 3))
+        return {
+            "instance_type": types[0],
+            "instance_types": types[1:],
+            "allocation_strategy": offers.choice(("prioritized", "lowest-price")),
+            "on_demand_base_capacity": offers.randint(0, 2),
+            "on_demand_percentage_above_base_capacity": offers.choice((0, 25, 50, 100)),
+        }
+
+    def _ceiling(self, low: int) -> dict[str, Any]:
+        """It pays for min_size, whatever the group is made of; what it can't pay for would never come to rest."""
+        offers = self._offers
+        ceiling = DEAREST * low * offers.uniform(1, 2)
+        return {
+            "spot_return_seconds": offers.choice((0, 10, 60)),
+            **({"max_hourly_cost": ceiling} if offers.random() < 0.7 else {}),
         }
 
     def _scheduled_actions(self, low: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from controller_asg.config import Settings
 from controller_asg.engine.engine import Engine
 from controller_asg.model.errors import StoreError
 from controller_asg.model.instance import Instance
+from controller_asg.model.offering import Market, Prices
 from controller_asg.monitor.fleet import Fleet, WatchSettings
 from controller_asg.simulate.agents import SAMPLE_SECONDS, SimulatedAgents
 from controller_asg.simulate.ec2 import SimulatedEc2, running_loop
@@ -23,6 +24,16 @@ T = TypeVar("T")
 # systemd's RestartSec of the unit, and the daemon's own start.
 RESTART_SECONDS = 1.5
 CONTROLLER_NAME = "simulated"
+# USD an hour; the first is the default type.
+PRICES = Prices(
+    {
+        "t2.micro": {Market.ON_DEMAND: 1.0, Market.SPOT: 0.7},
+        "t3.micro": {Market.ON_DEMAND: 0.93, Market.SPOT: 0.61},
+        "t3.small": {Market.ON_DEMAND: 1.22, Market.SPOT: 0.84},
+    },
+    "us-east-1",
+    "prices.yml",
+)
 
 
 class _NoBootstrap:
@@ -51,6 +62,7 @@ class World:
         boot_seconds: float = 20.0,
         database: Database | None = None,
         start: datetime = START,
+        max_hourly_cost: float = 0.0,
     ) -> None:
         def chance(part: str) -> random.Random:
             return random.Random(f"{seed}:{part}")  # noqa: S311 - a schedule that can be replayed, no secret
@@ -61,6 +73,7 @@ class World:
         # EC2 and the agents have clocks of their own, which no step of the controller's moves.
         self.ec2 = SimulatedEc2(self.loop, VirtualClock(self.loop, start), chance("ec2"), boot_seconds)
         self.disk = Disk()
+        self.max_hourly_cost = max_hourly_cost
         self.loads: dict[str, float] = {}
         self.load: Callable[[str], float] = lambda instance_id: self.loads.get(instance_id, 50.0)
         self.agents = SimulatedAgents(
@@ -85,7 +98,7 @@ class World:
 
     async def begin(self) -> None:
         """Start it. Raises StoreError."""
-        settings = Settings(advertised_address="controller:7402")
+        settings = Settings(advertised_address="controller:7402", max_hourly_cost=self.max_hourly_cost)
         watch = WatchSettings(settings.silence_seconds, settings.ping_timeout_seconds, SAMPLE_SECONDS, 1.0)
         fleet = Fleet(self.clock, self.agents, watch, lambda group, why: self.engine.wake(group, why))
         cloud = Ec2Cloud(
@@ -106,6 +119,7 @@ class World:
             bootstrap=_NoBootstrap(),
             new_id=self._new_id,
             random_source=self._controller_chance,
+            prices=PRICES,
         )
         await self.engine.start()
         self._fleet = fleet
