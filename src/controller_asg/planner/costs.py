@@ -2,7 +2,8 @@
 
 A ceiling is a bound like max_size. Desired capacity stays at what it pays for at the cheapest the document allows, and
 no launch raises the cost above it. What is being terminated is not counted: EC2 charges nothing for it any more. What
-waits in Terminating:Wait is paid for, and may be taken back: it leaves less to launch, and desired capacity alone.
+waits in Terminating:Wait is paid for, and may be taken back: it leaves less to launch, and desired capacity alone. What
+stands by is paid for too; what is being detached is the group's no more.
 """
 
 import bisect
@@ -23,7 +24,7 @@ from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health
 from controller_asg.planner.snapshot import Member
 
-UNPAID_STATES = LEAVING_STATES - {LifecycleState.TERMINATING_WAIT}
+UNPAID_STATES = {*LEAVING_STATES, LifecycleState.DETACHING} - {LifecycleState.TERMINATING_WAIT}
 ROUNDING = 1e-9  # sums of prices that are equal on paper
 
 
@@ -65,7 +66,7 @@ def planned(draft: Draft) -> float | None:
     if draft.snapshot.cost_left is None:
         return None
     new = [plan.offering for plan in draft.launches for _ in range(plan.count)]
-    here = [m.instance.offering for m in (*draft.live(), *draft.waiting())]
+    here = [m.instance.offering for m in draft.live()] + _beside(draft)
     return cost([*here, *draft.launching(), *new], draft.snapshot.prices)
 
 
@@ -95,7 +96,8 @@ def apply_ceiling(draft: Draft) -> None:
         return
     healthy = [m for m in draft.live() if draft.verdict(m).health is not Health.UNHEALTHY]
     there = [*(m.instance.offering for m in healthy), *draft.launching()]
-    desired, paid = draft.record.desired_capacity, _pays_for(draft, there, top.usd)
+    parked = cost((m.instance.offering for m in draft.parked()), draft.snapshot.prices)
+    desired, paid = draft.record.desired_capacity, _pays_for(draft, there, top.usd - parked)
     bounded = max(min(desired, paid), min(desired, draft.record.min_size))
     if bounded != desired:
         now = cost(there, draft.snapshot.prices)
@@ -128,7 +130,7 @@ def going_first(draft: Draft, unhealthy: Sequence[Member], staying: Sequence[Off
     if top is None:
         return 0
     dying = [member.instance.offering for member in unhealthy]
-    staying = [*staying, *_waiting(draft)]
+    staying = [*staying, *_beside(draft)]
     prices, going = draft.snapshot.prices, 0
     while going < len(dying) and cost([*staying, *dying[going:]], prices) > top.usd + ROUNDING:
         going += 1
@@ -138,11 +140,12 @@ def going_first(draft: Draft, unhealthy: Sequence[Member], staying: Sequence[Off
 def room(draft: Draft, there: Sequence[Offering]) -> float:
     """USD an hour that launches may still cost."""
     top = ceiling(draft)
-    return math.inf if top is None else top.usd - cost([*there, *_waiting(draft)], draft.snapshot.prices)
+    return math.inf if top is None else top.usd - cost([*there, *_beside(draft)], draft.snapshot.prices)
 
 
-def _waiting(draft: Draft) -> list[Offering]:
-    return [member.instance.offering for member in draft.waiting()]
+def _beside(draft: Draft) -> list[Offering]:
+    """Paid for, and in no size."""
+    return [member.instance.offering for member in (*draft.waiting(), *draft.parked())]
 
 
 def faults(

@@ -20,6 +20,7 @@ from controller_asg.model.instance import (
 )
 from controller_asg.model.offering import Market
 from controller_asg.model.record import Change
+from controller_asg.planner.costs import UNPAID_STATES
 from controller_asg.planner.health import MASS_SILENCE_MINIMUM, MASS_SILENCE_WINDOW_SECONDS
 from controller_asg.simulate import refresh_rules
 from controller_asg.simulate.ec2 import BAD_IMAGE, Machine
@@ -55,9 +56,16 @@ TRANSITIONS: Mapping[LifecycleState | None, frozenset[LifecycleState]] = {
         {LifecycleState.TERMINATING_PROCEED, LifecycleState.IN_SERVICE}
     ),
     LifecycleState.TERMINATING_PROCEED: frozenset(),
-    LifecycleState.ENTERING_STANDBY: frozenset({LifecycleState.STANDBY, LifecycleState.TERMINATING}),
+    LifecycleState.ENTERING_STANDBY: frozenset(
+        {LifecycleState.STANDBY, LifecycleState.TERMINATING_WAIT, LifecycleState.TERMINATING}
+    ),
     LifecycleState.STANDBY: frozenset(
-        {LifecycleState.PENDING, LifecycleState.DETACHING, LifecycleState.TERMINATING}
+        {
+            LifecycleState.PENDING,
+            LifecycleState.DETACHING,
+            LifecycleState.TERMINATING_WAIT,
+            LifecycleState.TERMINATING,
+        }
     ),
     LifecycleState.DETACHING: frozenset(),
     LifecycleState.TERMINATING: frozenset(),
@@ -335,7 +343,7 @@ class Invariants:
         activities = {**disk.activities, **{one.activity_id: one for one in change.activities}}
         asked = Counter[str]()
         for one in instances.values():
-            if one.state not in LEAVING_STATES or one.state is LifecycleState.TERMINATING_WAIT:
+            if one.state not in UNPAID_STATES:
                 asked[one.group] += _millis(one.instance_type, one.market)
         for activity in activities.values():
             if (

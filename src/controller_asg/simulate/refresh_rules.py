@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.group import healthy_range
-from controller_asg.model.instance import LEAVING_STATES, Instance, LifecycleState
+from controller_asg.model.instance import APART_STATES, LEAVING_STATES, Instance, LifecycleState
 from controller_asg.model.record import Change, GroupRecord
 from controller_asg.model.refresh import ACTIVE, InstanceRefresh, RefreshStatus
 from controller_asg.planner.maintenance import bounds
@@ -129,7 +129,7 @@ def _within_the_allowance(
         and not a.acknowledged
         and a.activity_id not in ended
     }
-    there = len(own) + sum(waiting.values())
+    there = sum(one.state not in APART_STATES for one in own) + sum(waiting.values())
     allowed = bounds(record.desired_capacity, *range_of(record)).ceiling
     if there > allowed:
         violate("a refresh stays within its allowance", f"{record.group.name} has {there} of {allowed}")
