@@ -83,7 +83,7 @@ MASS_SILENCE_SECONDS = 10.0
 LOWERED_SECONDS = 120.0
 
 
-# A commit under way when a lease is heard has been decided without it.
+# A commit under way when a lease is heard has been decided without it; a wait begins before its commit.
 HEARD_SECONDS = 5.0
 # What is not heard for so long may be judged dead.
 SILENT_SECONDS = 2.5
@@ -394,7 +394,7 @@ class Invariants:
         if (
             not (silent or by_silence)
             and instance_id in world.ec2.running
-            and now - since < record.group.drain_timeout_seconds
+            and now - since < record.group.drain_timeout_seconds - HEARD_SECONDS
             and work.known_busy(instance_id, HEARD_SECONDS)
         ):
             rule = "no machine that works is terminated by our own choice"
@@ -527,7 +527,13 @@ class Invariants:
             if not all(self._well(world.ec2.machines[i]) for i in serving if i in world.ec2.machines):
                 found.append(f"{name}: in service, and not well")
             work = world.agents.work
-            if work is not None and not all(work.of(i).takes_jobs or i in work.lost for i in serving):
+            if work is not None and not all(
+                # Nobody knows any more of one adopted that it was drained.
+                work.of(i).takes_jobs
+                or i in work.lost
+                or world.disk.instances[i].reason.startswith("adopted")
+                for i in serving
+            ):
                 found.append(f"{name}: in service, and drained")
             found.extend(refresh_rules.unsettled(record, (world.disk.instances[i] for i in serving)))
             if any(world.disk.instances[i].marked_unhealthy for i in serving):
