@@ -39,6 +39,8 @@ def spread(
     in_subnet: Counter[tuple[str, str]] = Counter()
     on_demand = sum(each.market is Market.ON_DEMAND for each in taken)
     chosen: Counter[tuple[str, Offering]] = Counter()
+    while count and costs.cheapest(launch, prices, count, len(taken), on_demand) > room + costs.ROUNDING:
+        count -= 1
     for left in range(count - 1, -1, -1):
         market = offerings.wanted(launch, len(taken) + 1, on_demand)
         open_ = there[market]

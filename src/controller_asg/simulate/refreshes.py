@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from controller_asg.model.errors import AsgError
+from controller_asg.model.instance import LifecycleState
+from controller_asg.model.record import GroupRecord
+from controller_asg.model.refresh import RefreshStatus
 from controller_asg.planner.snapshot import RefreshAction
 from controller_asg.simulate.ec2 import BAD_IMAGE, GOOD_IMAGE
 from controller_asg.simulate.world import World
@@ -23,6 +26,19 @@ TERMINATION_POLICIES = (
     "ClosestToNextInstanceHour",
     "LeastLoaded",
 )
+
+
+def _last_order(world: World, record: GroupRecord) -> RefreshAction | None:
+    refresh = record.refresh
+    if refresh is None or not refresh.active or refresh.status is RefreshStatus.CANCELLING:
+        return None
+    name = record.group.name
+    stand_by = any(
+        one.group == name and one.state is LifecycleState.STANDBY for one in world.disk.instances.values()
+    )
+    if stand_by or record.group.max_hourly_cost is not None or world.max_hourly_cost:
+        return "cancel"
+    return "resume" if refresh.paused else None
 
 
 class Refreshes:
@@ -66,13 +82,16 @@ class Refreshes:
                     continue
             await self._ask(world, f"{action} refresh of {group}", self._order, group, action, preferences)
 
-    async def resume(self, world: World) -> None:
-        """At the end nobody keeps one paused."""
-        while paused := [
-            n for n, r in world.disk.groups.items() if r.refresh is not None and r.refresh.paused
+    async def leave_to_end(self, world: World) -> None:
+        """At the end nobody keeps one paused, and what waits for Standby, or for money, is cancelled."""
+        while waiting := [
+            (record.group.name, action)
+            for record in world.disk.groups.values()
+            if (action := _last_order(world, record)) is not None
         ]:
+            group, action = waiting[0]
             if world.listening() is not None:
-                await self._ask(world, f"resume refresh of {paused[0]}", self._order, paused[0], "resume", {})
+                await self._ask(world, f"{action} refresh of {group}", self._order, group, action, {})
             await asyncio.sleep(2)
 
     async def _ask(self, world: World, said: str, ask: Callable[..., Any], *arguments: Any) -> bool:

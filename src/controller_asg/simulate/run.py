@@ -256,7 +256,7 @@ class _Drama:
         self._calm = True
         self._calm_work(True)
         if self._refreshes is not None:
-            await self._refreshes.resume(world)
+            await self._refreshes.leave_to_end(world)
         self._tell("act: nothing goes wrong any more")
         if self._foretells:
             # What is foretold is over then, and no floor or max_size moves any more.
