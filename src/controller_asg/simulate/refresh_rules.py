@@ -97,6 +97,8 @@ def _nobody_is_outdated(
 ) -> None:
     ignored = refresh.preferences.scale_in_protected_instances == "Ignore"
     for one in own:
+        if one.state is LifecycleState.DETACHING:
+            continue
         if one.launch_version != record.launch_version and not (one.protected_from_scale_in and ignored):
             violate("nobody is outdated after a refresh", f"{one.instance_id} of {one.launch_version}")
 

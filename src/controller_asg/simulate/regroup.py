@@ -66,3 +66,21 @@ async def regroup(world: World, chance: random.Random, tell: Callable[[str], Non
                     pass
     except (AsgError, TimeoutError, ConnectionResetError) as error:
         tell(f"operator: refused: {error}")
+
+
+async def leave_standby(world: World, tell: Callable[[str], None]) -> None:
+    """At the end nobody stands by in a group whose ceiling might not pay for those that serve then."""
+    while parked := sorted(
+        one.instance_id
+        for one in world.disk.instances.values()
+        if one.state is LifecycleState.STANDBY
+        and (world.max_hourly_cost or world.disk.groups[one.group].group.max_hourly_cost is not None)
+    ):
+        if world.listening() is not None:
+            tell(f"operator: terminate {parked[0]}")
+            try:
+                async with asyncio.timeout(20):
+                    await world.ask(world.engine.terminate_instance(parked[0], False, ACTOR))
+            except (AsgError, TimeoutError, ConnectionResetError) as error:
+                tell(f"operator: refused: {error}")
+        await asyncio.sleep(2)

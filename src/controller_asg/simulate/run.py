@@ -30,7 +30,7 @@ from controller_asg.simulate.faults import EXCUSING, EXCUSING_ALL, Fault, FaultK
 from controller_asg.simulate.invariants import AFTERMATH_SECONDS, Invariants
 from controller_asg.simulate.logs import captured_logs
 from controller_asg.simulate.refreshes import REST, SHARE, Refreshes
-from controller_asg.simulate.regroup import regroup
+from controller_asg.simulate.regroup import leave_standby, regroup
 from controller_asg.simulate.store import COMMIT_SECONDS
 from controller_asg.simulate.virtual_time import START, VirtualLoop, run_virtual
 from controller_asg.simulate.work import Work
@@ -257,6 +257,8 @@ class _Drama:
         self._calm_work(True)
         if self._refreshes is not None:
             await self._refreshes.leave_to_end(world)
+        if self._regroups:
+            await leave_standby(world, self._tell)
         self._tell("act: nothing goes wrong any more")
         if self._foretells:
             # What is foretold is over then, and no floor or max_size moves any more.
