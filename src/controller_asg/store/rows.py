@@ -74,7 +74,7 @@ def group_to_row(record: GroupRecord) -> Row:
             ],
             "templates": [_template_to_document(template) for template in record.templates],
             "refresh": record.refresh and refresh_to_dict(record.refresh),
-            "spot_returned_unix_ms": record.spot_returned_at and to_unix_ms(record.spot_returned_at),
+            "spot_returned_unix_ms": _optional_ms(record.spot_returned_at),
             "suspended": [[process.value, *_hold_to_document(hold)] for process, hold in record.suspended],
             "protections": [[name, *_hold_to_document(hold)] for name, hold in record.protections],
             "forecast_max_size": record.forecast_max_size,
@@ -135,7 +135,6 @@ def _hold_from_document(owner: str, reason: str, since: int, until: int | None, 
 
 
 def group_from_row(row: Row) -> GroupRecord:
-    returned = row["memory"].get("spot_returned_unix_ms")
     return GroupRecord(
         group=group_from_dict(row["document"]),
         version=row["version"],
@@ -170,7 +169,7 @@ def group_from_row(row: Row) -> GroupRecord:
         ),
         templates=tuple(map(_template_from_document, row["memory"].get("templates", ()))),
         refresh=(refresh := row["memory"].get("refresh")) and refresh_from_dict(refresh),
-        spot_returned_at=returned and from_unix_ms(returned),
+        spot_returned_at=_optional_time(row["memory"].get("spot_returned_unix_ms")),
         suspended=tuple(
             (Process(process), _hold_from_document(*hold))
             for process, *hold in row["memory"].get("suspended", ())
