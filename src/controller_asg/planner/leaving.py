@@ -34,7 +34,8 @@ def begin(draft: Draft, instance_id: str, cause: str, leaving: Leaving) -> bool:
     """Into Terminating:Wait where there is something to wait for. False: it goes at once."""
     member, group = draft.members[instance_id], draft.group
     verdict = draft.verdict(member)
-    if verdict.confirmed or member.instance.in_service_at is None:
+    # One that was adopted may work, though it is not in service yet.
+    if verdict.confirmed or (member.instance.in_service_at is None and not leases.busy(member)):
         return False
     silent = verdict.health is Health.UNHEALTHY and not verdict.told
     drains = group.drain_timeout_seconds > 0 and not silent and (group.drain or leases.busy(member))

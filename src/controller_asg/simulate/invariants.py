@@ -205,7 +205,9 @@ class Invariants:
             self._few_of_a_bad_image(machine)
         told = "marked unhealthy by" in cause
         by_verdict = cause.startswith(("unhealthy", "its agent did not register", "EC2 ")) and not told
-        if by_verdict and self._well(machine) and not self._excused(instance_id):
+        # One that waited in Terminating:Wait was judged when that began.
+        waited = known is not None and known.state is LifecycleState.TERMINATING_PROCEED
+        if by_verdict and self._well(machine) and not (waited or self._excused(instance_id)):
             self.violate("no healthy instance is terminated as a sick one", f"{instance_id}: {cause}")
         ordered = (
             told
@@ -263,8 +265,10 @@ class Invariants:
             if before is LifecycleState.IN_SERVICE and instance.state in LEAVING_STATES and gone_silent:
                 self._not_in_mass_silence(change, instance.group, instance.instance_id)
             leaves_apart = before in APART_STATES and instance.state in LEAVING_STATES
-            told_to = "terminated on the word of" in instance.reason or instance.reason.startswith(
-                refresh_rules.BY_REFRESH
+            told_to = instance.reason.startswith(refresh_rules.BY_REFRESH) or any(
+                said in instance.reason
+                # Back in the group, it may be scaled in by the same pass.
+                for said in ("terminated on the word of", "back from standby on the word of")
             )
             if leaves_apart and not told_to:
                 what = f"{instance.instance_id} is {before}: {instance.reason}"
@@ -391,8 +395,11 @@ class Invariants:
         else:
             since = now
         by_silence = new.reason.startswith(("unhealthy: ", "EC2 ")) and "marked unhealthy" not in new.reason
+        # Adopted a moment ago, its leases are not told yet; whoever orders it away then may.
+        known_seconds = (world.clock.now() - old.state_since_at).total_seconds()
+        unheard = old.in_service_at is None and known_seconds < HEARD_SECONDS
         if (
-            not (silent or by_silence)
+            not (silent or by_silence or unheard)
             and instance_id in world.ec2.running
             and now - since < record.group.drain_timeout_seconds - HEARD_SECONDS
             and work.known_busy(instance_id, HEARD_SECONDS)

@@ -9,6 +9,7 @@ from controller_asg.model.group import healthy_range
 from controller_asg.model.instance import APART_STATES, LEAVING_STATES, Instance, LifecycleState
 from controller_asg.model.record import Change, GroupRecord
 from controller_asg.model.refresh import ACTIVE, InstanceRefresh, RefreshStatus
+from controller_asg.planner import launches
 from controller_asg.planner.maintenance import bounds
 
 BY_REFRESH, BY_AGE = "instance refresh", "was in service for nine tenths"
@@ -146,7 +147,9 @@ def unsettled(record: GroupRecord, own: Iterable[Instance]) -> list[str]:
     kept = any(one.protected_from_scale_in for one in own)
     if refresh.active and not (kept and refresh.preferences.scale_in_protected_instances == "Wait"):
         return [f"{name}: its refresh is {refresh.status}, {refresh.percentage_complete} %"]
-    if refresh.status is RefreshStatus.SUCCESSFUL and refresh.version == record.launch_version:
+    # Who was refreshed while it had no instances has proven nothing, and may launch its last good version.
+    proven = launches.fall_back(record) is None
+    if refresh.status is RefreshStatus.SUCCESSFUL and refresh.version == record.launch_version and proven:
         outdated = [
             one.instance_id
             for one in own

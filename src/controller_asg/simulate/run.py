@@ -74,6 +74,10 @@ DEAREST = max(price for by_market in PRICES.by_type.values() for price in by_mar
 SCHEDULED = 3
 # In those of these seeds, modulo 20, instances work, drain and have lifecycle hooks.
 LEAVING = frozenset({2, 10, 15, 19})
+WAIT_STATES = frozenset(
+    {LifecycleState.PENDING_WAIT, LifecycleState.PENDING_PROCEED, LifecycleState.TERMINATING_WAIT}
+)
+ENDED_SHARE = 0.15  # of the moments at which somebody looks at those that wait
 JOBS_A_MINUTE = 1.0  # of one idle instance
 LONGEST_JOB_SECONDS = 120.0
 # Lines of the product's log that only a bug of ours can cause.
@@ -152,6 +156,7 @@ class _Drama:
         self._executed = set[str]()
         self._clockwork = random.Random(f"{seed}:clockwork")  # noqa: S311 - so that it moves nothing else
         self._leaves = random.Random(f"{seed}:leaving") if seed % 20 in LEAVING else None  # noqa: S311 - as well
+        self._deaths = random.Random(f"{seed}:ended while it waits")  # noqa: S311 - so that it moves nothing else
         self._refreshes = Refreshes(seed, tell) if seed % SHARE == REST else None
         # Operators of this share of the worlds move members and hold processes back.
         self._members = random.Random(f"{seed}:operator")  # noqa: S311 - so that it moves nothing else
@@ -402,8 +407,13 @@ class _Drama:
             self._invariants.violate("an order is carried out or refused", repr(error))
 
     async def _answer_hook(self) -> None:
-        """Somebody completes an open lifecycle hook now and then, or asks for more time."""
+        """Somebody completes an open lifecycle hook now and then, asks for more time, or ends what waits at EC2."""
         world, chance = self._world, self._leaves
+        waiting = sorted(i for i, one in world.disk.instances.items() if one.state in WAIT_STATES)
+        if chance is not None and waiting and self._deaths.random() < ENDED_SHARE:
+            one = self._deaths.choice(waiting)
+            self._tell(f"somebody else terminates {one}, which waits")
+            world.ec2.shut_down(one)
         hooks = sorted(
             hook.token for one in world.disk.instances.values() for hook in one.hooks if not hook.result
         )
