@@ -6,10 +6,11 @@ from xdist.scheduler import LoadScopeScheduling, Scheduling
 
 
 class _TwoLanes(LoadScopeScheduling):
-    """One worker has the deployed system, another all else that runs on machines."""
+    """Each worker has a deployed system; the second one's comes after all else that runs on machines."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "deployed" if "/e2e/" in nodeid and "molecule" not in nodeid else "beside it"
+        first = "/e2e/" in nodeid and not any(part in nodeid for part in ("molecule", "/test_6_"))
+        return "deployed" if first else "beside it"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
