@@ -27,11 +27,13 @@ FRONT = {
 }
 
 
-def applied(lab: Deployment, **launch: Any) -> None:
-    lab.play(
-        "playbooks/apply_groups.yml",
-        extra_vars={"asg_groups": {**GROUPS, "front": {**FRONT, "launch": launch}}},
-    )
+# So that a broken image is found out in a minute.
+SOON = {"registration_timeout_seconds": 30, "failed_launches_limit": 2}
+
+
+def applied(lab: Deployment, keys: dict[str, Any] | None = None, **launch: Any) -> None:
+    front = {**FRONT, **(keys or {}), "launch": launch}
+    lab.play("playbooks/apply_groups.yml", extra_vars={"asg_groups": {**GROUPS, "front": front}})
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def front(deployment: Deployment) -> Iterator[Deployment]:
     applied(deployment)
     wait_until("four in service", lambda: len(deployment.members("front")) == SIZE, 180, every=1)
     for member in deployment.members("front"):
-        deployment.burn(member["instance_id"], 900)
+        deployment.burn(member["instance_id"], 300)
     yield deployment
     deployment.controller("cancel-instance-refresh", "front")
 
@@ -106,7 +108,8 @@ def test_a_paused_refresh_replaces_nothing_until_it_is_resumed(front: Deployment
 
 def test_a_broken_image_is_rolled_back(front: Deployment) -> None:
     good = refresh(front)["image_id"]
-    applied(front, image={"id": front.environment["LAB_AMI_ID"]})  # a stock image: no agent ever registers
+    # A stock image: no agent ever registers.
+    applied(front, SOON, image={"id": front.environment["LAB_AMI_ID"]})
     with Watch(front) as watch:
         front.controller(
             "start-instance-refresh",
@@ -115,7 +118,7 @@ def test_a_broken_image_is_rolled_back(front: Deployment) -> None:
             str(HEALTHY_PERCENT),
             "--auto-rollback",
         )
-        wait_until("a rollback", ended(front, "RollbackSuccessful"), 900, every=1)
+        wait_until("a rollback", ended(front, "RollbackSuccessful"), 400, every=1)
     assert min(watch.seen) >= math.ceil(SIZE * HEALTHY_PERCENT / 100)
     assert refresh(front)["image_id"] == good
     assert "did not come into service" in refresh(front)["status_reason"]
