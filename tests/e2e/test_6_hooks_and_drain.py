@@ -117,7 +117,7 @@ def test_a_machine_that_drains_is_taken_back_when_load_returns(two: Deployment) 
 
 def test_the_drain_command_runs_before_an_idle_machine_goes(two: Deployment) -> None:
     apply(two, drain=True)
-    setting = f"drain_command = {json.dumps(['sh', '-c', 'sleep 8; echo all sent away'])}"
+    setting = f"drain_command = {json.dumps(['/bin/sh', '-c', 'sleep 8; echo all sent away'])}"
     for worker in ids(two):
         on_machine(two, worker, f"sed -i '/^drain_command/d' /etc/monitor-agent/agent.toml\n"
                                 f"sed -i '1i {setting}' /etc/monitor-agent/agent.toml\n"
