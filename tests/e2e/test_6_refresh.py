@@ -107,7 +107,7 @@ def test_a_paused_refresh_replaces_nothing_until_it_is_resumed(front: Deployment
 
 
 def test_a_broken_image_is_rolled_back(front: Deployment) -> None:
-    good = refresh(front)["image_id"]
+    (good,) = {each["ImageId"] for each in front.instances({"tag:controller-asg:group": "front"})}
     # A stock image: no agent ever registers.
     applied(front, SOON, image={"id": front.environment["LAB_AMI_ID"]})
     with Watch(front) as watch:
