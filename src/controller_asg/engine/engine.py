@@ -386,7 +386,11 @@ class Engine:
         try:
             await self._store.commit(change)
         except StoreError:
-            self._doubtful.update(groups)
+            for name in groups:
+                self._doubtful.add(name)
+                if name in self._reconcilers:
+                    # Its next pass would write over what landed.
+                    self._reconcilers[name].in_doubt = True
             raise
         self._memory.apply(change)
 
