@@ -48,7 +48,7 @@ def _become_root() -> None:
         sys.exit(1)
     kept = [f"{name}={os.environ[name]}" for name in KEPT_FOR_SUDO if name in os.environ]
     # S606: no shell is wanted; it is this very command again.
-    os.execvp("sudo", ["sudo", "env", *kept, sys.executable, "-m", "asg_lab.cli", *sys.argv[1:]])  # noqa: S606
+    os.execvp("sudo", ["sudo", "env", *kept, sys.executable, "-m", "asg_lab.cli", *sys.argv[1:]])  # noqa: S606  the same program, as root
 
 
 @app.command()

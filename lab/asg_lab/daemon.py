@@ -80,7 +80,7 @@ def _serve(name: str, folder: Path, settings: dict[str, Any], end: threading.Eve
     everywhere = "0.0.0.0"
     api = make_server(everywhere, options.api_port, application, threaded=True)
     # Its threaded server has it (socketserver.ThreadingMixIn); the declared base has not.
-    api.daemon_threads = True  # type: ignore[attr-defined]
+    api.daemon_threads = True  # type: ignore[attr-defined]  # its stubs lack it
     metadata = imds.serve(world)
     names = resolver.serve(network)
     ports = Ports(api.server_port, int(metadata.server_address[1]), int(names.server_address[1]))
