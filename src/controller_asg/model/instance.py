@@ -44,8 +44,10 @@ LEAVING_STATES = frozenset(
         LifecycleState.TERMINATED,
     }
 )
-# Members that count in no size: neither judged nor ever terminated by us.
-APART_STATES = frozenset({LifecycleState.ENTERING_STANDBY, LifecycleState.STANDBY, LifecycleState.DETACHING})
+# On standby, or on the way there.
+PARKED_STATES = frozenset({LifecycleState.ENTERING_STANDBY, LifecycleState.STANDBY})
+# Members that count in no size, and are not judged.
+APART_STATES = PARKED_STATES | {LifecycleState.DETACHING}
 
 
 class Ec2State(StrEnum):

@@ -12,6 +12,7 @@ from controller_asg.model.hold import Process
 from controller_asg.model.instance import (
     APART_STATES,
     LEAVING_STATES,
+    PARKED_STATES,
     PENDING_STATES,
     CloudInstance,
     Instance,
@@ -27,7 +28,7 @@ from controller_asg.policy.serving import Fleet
 
 UNKNOWN = Offering("", "", Market.ON_DEMAND)
 _SERVING = (LifecycleState.IN_SERVICE,)
-_PARKED = (LifecycleState.ENTERING_STANDBY, LifecycleState.STANDBY)
+_PARKED = tuple(sorted(PARKED_STATES))
 _WAITING = (LifecycleState.TERMINATING_WAIT,)
 _PENDING = tuple(sorted(PENDING_STATES))
 _LIVE = tuple(sorted(state for state in LifecycleState if state not in LEAVING_STATES | APART_STATES))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from controller_asg.model.decision import Step
-from controller_asg.model.instance import PENDING_STATES, Instance, LifecycleState
+from controller_asg.model.instance import PARKED_STATES, PENDING_STATES, Instance, LifecycleState
 from controller_asg.model.record import GroupRecord, LaunchTemplate
 from controller_asg.model.refresh import REPLACING, InstanceRefresh, RefreshStatus
 from controller_asg.planner import launches, maintenance
@@ -23,7 +23,6 @@ from controller_asg.planner.snapshot import Member, RefreshOrder
 WAIT_SECONDS = 3600.0
 # A pause between two steps is no wait.
 TELL_WAIT_SECONDS = 30.0
-PARKED_STATES = frozenset({LifecycleState.ENTERING_STANDBY, LifecycleState.STANDBY})
 
 
 @dataclass(slots=True)
