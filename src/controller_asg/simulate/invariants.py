@@ -265,10 +265,10 @@ class Invariants:
             if before is LifecycleState.IN_SERVICE and instance.state in LEAVING_STATES and gone_silent:
                 self._not_in_mass_silence(change, instance.group, instance.instance_id)
             leaves_apart = before in APART_STATES and instance.state in LEAVING_STATES
-            told_to = instance.reason.startswith(refresh_rules.BY_REFRESH) or any(
-                said in instance.reason
-                # Back in the group, it may be scaled in by the same pass.
-                for said in ("terminated on the word of", "back from standby on the word of")
+            told_to = (
+                instance.reason.startswith(refresh_rules.BY_REFRESH)
+                or "terminated on the word of" in instance.reason
+                or _comes_back(change, instance.instance_id)
             )
             if leaves_apart and not told_to:
                 what = f"{instance.instance_id} is {before}: {instance.reason}"
@@ -593,6 +593,12 @@ class Invariants:
         return (
             agents.up(instance_id) and not agents.agent(instance_id).behaviour.claims and not machine.impaired
         )
+
+
+def _comes_back(change: Change, instance_id: str) -> bool:
+    """Whether an operator takes it back from Standby in this very pass, which may scale it in as well."""
+    steps = change.decision.steps if change.decision else ()
+    return any(instance_id in step.reason and "back from standby" in step.reason for step in steps)
 
 
 def _millis(instance_type: str, market: Market) -> int:
