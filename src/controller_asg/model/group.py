@@ -217,10 +217,11 @@ class Group:
     # Which goes first in the fullest zone when the group shrinks; the next one decides where one finds several alike.
     # Default, only as the last: of the oldest launch parameters, then closest to its next full hour. Where EC2 leaves
     # it to chance, the oldest goes. LeastLoaded, which EC2 lacks: of the lowest cpu_percent. OldestLaunchConfiguration
-    # means OldestLaunchTemplate; AllocationStrategy would have nothing to choose by: a group has one instance type.
+    # means OldestLaunchTemplate. AllocationStrategy is left out: offerings are chosen at launch, and what had to be
+    # bought On-Demand goes back to Spot by `spot_return_seconds`.
     termination_policies: Annotated[tuple[TerminationPolicy, ...], Field(min_length=1)] = ("Default",)
-    # More than this share of a group, or of its part in one zone, of four or more that fell silent within a minute is
-    # taken for a fault of ours: none of them is replaced until they speak again, or EC2 confirms their deaths.
+    # This share of a group, or of its part in one zone, of four or more that fell silent within a minute is taken for
+    # a fault of ours: none of them is replaced until they speak again, or EC2 confirms their deaths.
     mass_silence_percentage: Annotated[int, Field(ge=1, le=100)] = 30
     # Of desired capacity: so many unhealthy instances are replaced at a time, one at least. Those that EC2 itself says
     # are dead don't wait.

@@ -155,13 +155,13 @@ def _fell_silent(agent: AgentView | None, silence_seconds: float) -> float | Non
     return agent.as_of - began if agent.as_of - ended <= SPOKE_AGAIN_SECONDS else None
 
 
-def _fell_together(silences: Sequence[tuple[float, str]], more_than: float) -> set[str]:
-    """All who belong to some window in which more than so many fell silent. `silences` are sorted by their length."""
+def _fell_together(silences: Sequence[tuple[float, str]], at_least: float) -> set[str]:
+    """All who belong to some window in which at least so many fell silent. `silences` are sorted by their length."""
     together: set[str] = set()
     first = 0
     for last, (seconds, _) in enumerate(silences):
         while seconds - silences[first][0] > MASS_SILENCE_WINDOW_SECONDS:
             first += 1
-        if last + 1 - first > more_than:
+        if last + 1 - first >= at_least:
             together.update(instance_id for _, instance_id in silences[first : last + 1])
     return together

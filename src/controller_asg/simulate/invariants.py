@@ -220,7 +220,7 @@ class Invariants:
             self.violate("no protected instance is scaled in", f"{instance_id}: {cause}")
 
     def _not_in_mass_silence(self, change: Change, group: str, instance_id: str) -> None:
-        """While more than mass_silence_percentage of a group can't be heard at all, nobody goes for being silent."""
+        """While mass_silence_percentage of a group or more can't be heard at all, nobody goes for being silent."""
         world = self._world
         record = world.disk.groups.get(group)
         arriving = [new for new in change.instances if new.in_service_at == new.state_since_at]
@@ -248,7 +248,7 @@ class Invariants:
         ]
         if record is None or len(serving) < MASS_SILENCE_MINIMUM:
             return
-        if len(silent) * 100 > record.group.mass_silence_percentage * len(serving):
+        if len(silent) * 100 >= record.group.mass_silence_percentage * len(serving):
             what = f"{instance_id} goes while {len(silent)} of {len(serving)} are silent"
             self.violate("mass silence replaces nobody", what)
 

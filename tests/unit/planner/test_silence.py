@@ -27,15 +27,10 @@ def pass_of(*members: Member, **keys: object) -> Plan:
     return plan(snapshot(of, *members, answers=ANSWERED_LONG))
 
 
-def test_more_than_the_share_together_are_held_and_status_says_so() -> None:
+def test_a_share_together_is_held_and_status_says_so() -> None:
     planned = pass_of(mute(1), mute(2), serving(3), serving(4), serving(5))
     assert launched(planned) == 0
     assert "MassSilence" in dict(planned.conditions)
-
-
-def test_the_share_itself_is_replaced() -> None:
-    members = [mute(1), mute(2), mute(3), *(serving(number) for number in range(4, 11))]
-    assert launched(pass_of(*members, replacement_budget_percentage=100)) == 3
 
 
 def test_one_that_dies_long_after_the_many_is_judged_alone() -> None:
@@ -76,17 +71,26 @@ def test_a_group_of_three_has_no_mass() -> None:
 
 def test_no_more_are_replaced_at_a_time_than_the_budget_allows() -> None:
     sick = [mute(number) for number in range(1, 4)]
-    planned = pass_of(*sick, *(serving(number) for number in range(4, 11)))
-    assert launched(planned) == 2  # 20 % of ten
+    of_twelve = record(desired=12, max_size=20)
+    planned = plan(
+        snapshot(of_twelve, *sick, *(serving(number) for number in range(4, 13)), answers=ANSWERED_LONG)
+    )
+    assert launched(planned) == 2  # 20 % of twelve
     assert planned.terminations == ()
     assert "ReplacementsWait" in dict(planned.conditions)
-    replaced = [*sick, *(serving(number) for number in range(4, 13))]
-    planned = plan(snapshot(record(desired=10, max_size=20), *replaced, answers=ANSWERED_LONG))
+    replaced = [*sick, *(serving(number) for number in range(4, 15))]
+    planned = plan(snapshot(of_twelve, *replaced, answers=ANSWERED_LONG))
     assert launched(planned) == 0
     gone = [i for termination in planned.terminations for i in termination.instance_ids]
     assert gone == [instance(1).instance_id, instance(2).instance_id]
-    rest = [mute(3), *(serving(number) for number in range(4, 13))]
-    assert launched(plan(snapshot(record(desired=10, max_size=20), *rest, answers=ANSWERED_LONG))) == 1
+    rest = [mute(3), *(serving(number) for number in range(4, 15))]
+    assert launched(plan(snapshot(of_twelve, *rest, answers=ANSWERED_LONG))) == 1
+
+
+def test_the_very_share_is_a_mass_and_one_less_is_none() -> None:
+    of_ten = [mute(number) for number in (1, 2, 3)] + [serving(number) for number in range(4, 11)]
+    assert launched(pass_of(*of_ten)) == 0
+    assert launched(pass_of(*of_ten, serving(11), replacement_budget_percentage=100)) == 3
 
 
 def test_one_of_which_somebody_told_is_replaced_first() -> None:
