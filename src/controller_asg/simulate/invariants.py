@@ -448,9 +448,9 @@ class Invariants:
     # What an order brings
 
     def ordered_away(self, instance_id: str) -> None:
-        """The order to terminate it has just been answered."""
+        """The order to terminate it has just been answered. What an order before it detached is ours no more."""
         known = self._world.disk.instances.get(instance_id)
-        if known is not None and known.state not in LEAVING_STATES:
+        if known is not None and known.state not in (*LEAVING_STATES, LifecycleState.DETACHING):
             self.violate("who is ordered away leaves", f"{instance_id} is {known.state}")
 
     # What the clock brings
@@ -468,6 +468,7 @@ class Invariants:
             return
         if not steady or now - self._ticked_at > STALL_SECONDS:
             self._overdue.clear()
+            self._over_since.clear()
         self._ticked_at = now
         self._nobody_waits_for_ever(now)
         strangers = {
