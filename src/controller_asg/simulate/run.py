@@ -189,16 +189,17 @@ class _Drama:
         self._calm_work(True)
         self._invariants = Invariants(world, self._excused)
         await world.start()
-        supervisor = asyncio.create_task(world.supervise(self._ended), name="supervisor")
-        ticker = asyncio.create_task(self._tick(), name="ticker")
+        tasks = (
+            asyncio.create_task(self._acts(), name="acts"),
+            asyncio.create_task(world.supervise(self._ended), name="supervisor"),
+            asyncio.create_task(self._tick(), name="ticker"),
+        )
         try:
-            await self._set_up()
-            await self._chaos()
-            await self._settle()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            supervisor.cancel()
-            ticker.cancel()
-            for ended in await asyncio.gather(supervisor, ticker, return_exceptions=True):
+            for task in tasks:
+                task.cancel()
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(ended, Exception):
                     self._invariants.violate("the world itself does not fail", repr(ended))
             await world.stop()
@@ -215,6 +216,11 @@ class _Drama:
         }
 
     # The three acts
+
+    async def _acts(self) -> None:
+        await self._set_up()
+        await self._chaos()
+        await self._settle()
 
     async def _set_up(self) -> None:
         chance = self._chance

@@ -36,6 +36,7 @@ class Disk:
         self.decisions: dict[int, Decision] = {}
         self.broken = ""
         self.lost_answers = 0  # so many commits land, and their controller hears that they failed
+        self.losses = 0
         self.commit_seconds = COMMIT_SECONDS
         self.on_commit: Callable[[Change], None] = lambda change: None
         self.before_commit: Callable[[], None] | None = None
@@ -72,6 +73,7 @@ class Disk:
             self.decisions,
         ):
             kept.clear()
+        self.losses += 1
 
     def state(self) -> State:
         still_open = tuple(a for a in self.activities.values() if a.status is ActivityStatus.IN_PROGRESS)
@@ -86,6 +88,7 @@ class SimulatedStore:
         self._clock = clock
         self._sql = sql
         self._epoch = 0
+        self._losses = disk.losses
         self._landing: asyncio.Future[int] | None = None  # the loop itself keeps no task alive
 
     async def open(self) -> int:
@@ -128,6 +131,7 @@ class SimulatedStore:
         else:
             self._landing = asyncio.ensure_future(self._land(self._sql, change))
             decision_id = await asyncio.shield(self._landing)
+            self._refuse_if_gone()
         _once(disk, "after_commit")
         await self._clock.sleep(disk.commit_seconds)
         if disk.lost_answers:
@@ -136,9 +140,9 @@ class SimulatedStore:
         return decision_id
 
     async def _land(self, sql: Store, change: Change) -> int:
-        """On both disks or on none, also when whoever waits for it is killed meanwhile."""
+        """On both disks or on none, also when whoever waits for it is killed, or the store lost, meanwhile."""
         await sql.commit(change)
-        return self._disk.apply(change)
+        return 0 if self._gone else self._disk.apply(change)
 
     async def activities(
         self, group: str = "", limit: int = 50, open_only: bool = False
@@ -166,7 +170,16 @@ class SimulatedStore:
     async def close(self) -> None:
         return None
 
+    @property
+    def _gone(self) -> bool:
+        return self._losses != self._disk.losses
+
+    def _refuse_if_gone(self) -> None:
+        if self._gone:
+            raise StoreError("its file is gone", "store", "start the controller anew")
+
     def _refuse_if_broken(self) -> None:
+        self._refuse_if_gone()
         if self._disk.broken:
             raise StoreError(self._disk.broken, "store", "free some space")
 
