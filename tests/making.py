@@ -33,10 +33,12 @@ def ago(seconds: float) -> datetime:
 
 
 def group(**keys: Any) -> Group:
+    """Without `drain`: nobody here answers an order to drain."""
     document = {
         "name": "web",
         "launch": {"image": {"id": IMAGE}},
         "policies": [{"type": "thresholds"}],
+        "drain": False,
         **keys,
     }
     return group_from_dict(document)

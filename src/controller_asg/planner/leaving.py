@@ -17,7 +17,7 @@ from controller_asg.model.hold import Process
 from controller_asg.model.instance import Ec2State, Instance, Leaving, LifecycleState
 from controller_asg.model.lifecycle_hook import Transition
 from controller_asg.planner import hooks, leases
-from controller_asg.planner.health import HEALTHY, Health, judge
+from controller_asg.planner.health import HEALTHY, Health, Verdict, judge
 from controller_asg.planner.plan import TerminationPlan
 from controller_asg.planner.snapshot import Member
 
@@ -30,28 +30,46 @@ ANSWER_SECONDS = 10.0
 SHOWN = 5  # of those that wait, in the condition
 
 
-def begin(draft: Draft, instance_id: str, cause: str, leaving: Leaving) -> bool:
-    """Into Terminating:Wait where there is something to wait for. False: it goes at once."""
-    member, group = draft.members[instance_id], draft.group
+def waits(draft: Draft, member: Member) -> bool:
+    """Whether it has something to wait for before it may go: its work, its agent's answer, or a hook."""
     verdict = draft.verdict(member)
     # One that was adopted may work, though it is not in service yet.
     if verdict.confirmed or (member.instance.in_service_at is None and not leases.busy(member)):
         return False
-    silent = verdict.health is Health.UNHEALTHY and not verdict.told
-    drains = group.drain_timeout_seconds > 0 and not silent and (group.drain or leases.busy(member))
-    if not drains and not any(
-        hook.transition == "terminate" and not (silent and hook.command) for hook in group.lifecycle_hooks
-    ):
+    silent = _silent(verdict)
+    return _drains(draft, member) or any(
+        hook.transition == "terminate" and not (silent and hook.command)
+        for hook in draft.group.lifecycle_hooks
+    )
+
+
+def begin(draft: Draft, instance_id: str, cause: str, leaving: Leaving) -> bool:
+    """Into Terminating:Wait where there is something to wait for. False: it goes at once."""
+    member = draft.members[instance_id]
+    if not waits(draft, member):
         return False
     instance = replace(member.instance, leaving=leaving, drain_ordered_at=None)
-    if drains:
+    if _drains(draft, member):
         draft.waits.append(f"drain {instance_id}: {cause}")
-        instance = _ordered(draft, instance, cause, group.drain_timeout_seconds)
+        instance = _ordered(draft, instance, cause, draft.group.drain_timeout_seconds)
     else:
-        instance = hooks.opened(draft, instance, Transition.TERMINATE, reachable=not silent)
+        reachable = not _silent(draft.verdict(member))
+        instance = hooks.opened(draft, instance, Transition.TERMINATE, reachable=reachable)
     draft.move(instance, LifecycleState.TERMINATING_WAIT, cause)
     hooks.step(draft, draft.members[instance_id])
     return True
+
+
+def _silent(verdict: Verdict) -> bool:
+    return verdict.health is Health.UNHEALTHY and not verdict.told
+
+
+def _drains(draft: Draft, member: Member) -> bool:
+    if draft.group.drain_timeout_seconds <= 0 or _silent(draft.verdict(member)):
+        return False
+    # One whose agent asked to leave is not asked again.
+    asked = draft.group.drain and member.agent is not None and not member.agent.unregister_requested
+    return asked or leases.busy(member)
 
 
 def advance(draft: Draft, waiting: list[Member]) -> None:
@@ -155,7 +173,7 @@ def _may_come_back(draft: Draft, member: Member) -> bool:
 def resume_again(draft: Draft) -> None:
     """Who was taken back and still says that it drains, or is drained, has not heard of it.
 
-    Not looked for in groups that drain only the busy: a pass must not look at each member for that.
+    Not looked for in groups that drain only the busy: there it is rare, and a pass would look at each member for it.
     """
     if draft.group.drain:
         draft.agent_orders += [

@@ -337,17 +337,22 @@ def _launch(
     if not allowed:
         return
     taken = [m.instance.offering for m in healthy] + launching
+    # Who has to be waited for is paid until it is gone.
+    lingering = [m.instance.offering for m in unhealthy if leaving.waits(draft, m)]
+    wanted = 0
     for template, count in launches.share_out(draft, allowed):
-        room = costs.room(draft, taken)
+        room = costs.room(draft, taken + lingering)
         draft.launches += zones.spread(draft, template, count, draft.snapshot.subnets, taken, cause, room)
+        wanted += count
     launched = sum(plan.count for plan in draft.launches)
     offerings.explain(draft, allowed, launched)
-    if not draft.launches:
-        return
-    draft.record = launches.launched(draft.record, launched, draft.now)
+    if draft.launches:
+        draft.record = launches.launched(draft.record, launched, draft.now)
     # Launch before terminate, unless that leaves no room: then the dead go first.
     places = maintenance.most(draft) - len(healthy) - len(unhealthy) - len(launching)
-    by_size, by_cost = max(0, need - max(places, 0)), costs.going_first(draft, unhealthy, taken)
+    by_size = max(0, need - max(places, 0)) if draft.launches else 0
+    had = any(offerings.anything(draft, zone) for _, zone in draft.snapshot.subnets or zones.ANYWHERE)
+    by_cost = costs.going_first(draft, unhealthy, taken, wanted - launched if had else 0)
     for member in unhealthy[: max(by_size, by_cost)]:
         instance_id = member.instance.instance_id
         bound = "max_size" if by_size >= by_cost else "max_hourly_cost"

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from controller_asg.model.agent_order import Drain
 from controller_asg.monitor.fleet import Fleet
 from controller_asg.monitor.session import AgentSession, Pace, SessionEnded
 from controller_asg.simulate.ec2 import Machine, SimulatedEc2
@@ -202,9 +203,13 @@ class SimulatedAgents:
         try:
             while True:
                 order = await session.next_order()
-                if self.work is None or isinstance(order, Pace):
+                arrives = self.up(instance_id) and self.network.carries_down(instance_id)
+                if self.work is None:
+                    if arrives and isinstance(order, Drain):
+                        session.drain_progress(True, 0, "no drain_command is set")
+                elif isinstance(order, Pace):
                     continue
-                if self.up(instance_id) and self.network.carries_down(instance_id):
+                elif arrives:
                     self.work.order(instance_id, order)
                 else:
                     self.work.lost.add(instance_id)

@@ -291,7 +291,7 @@ def test_a_hook_outlives_the_controller_and_its_completion_ends_the_wait() -> No
     async def scene(world: World) -> None:
         await world.apply(web={**WEB, "min_size": 0, "lifecycle_hooks": [SAVE_LOGS]})
         await world.engine.set_desired_capacity("web", 1, "test")
-        await world.until(lambda: len(world.in_service()) == 1, 10)
+        await world.until(lambda: any(one.hooks for one in world.disk.instances.values()), 10)
         await world.crash()
         await world.start()
         (waiting,) = [i for i in world.disk.instances.values() if i.hooks]

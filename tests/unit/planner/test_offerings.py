@@ -10,6 +10,7 @@ import pytest
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus, LaunchRequest
 from controller_asg.model.errors import CapacityError, CloudError, QuotaError, ThrottledError
 from controller_asg.model.group import group_from_dict, launch_version
+from controller_asg.model.instance import LifecycleState
 from controller_asg.model.offering import Market, Offering, Prices
 from controller_asg.model.record import GroupRecord
 from controller_asg.planner import backoff, costs
@@ -212,6 +213,19 @@ def test_without_room_below_the_ceiling_the_dead_one_goes_first() -> None:
     planned = pass_of(made, serving(1, instance_type="t3.small"), marked)
     assert sum(launch.count for launch in planned.launches) == 1
     assert [t.instance_ids for t in planned.terminations] == [(marked.instance.instance_id,)]
+
+
+def test_below_the_ceiling_nothing_is_launched_for_one_that_drains_until_it_is_gone() -> None:
+    made = of(2, max_hourly_cost=0.04, drain=True)
+    other = serving(1, instance_type="t3.small")
+    marked = serving(2, instance_type="t3.small", marked_unhealthy="operator")
+    planned = pass_of(made, other, marked)
+    assert planned.launches == ()
+    (draining,) = planned.instances
+    assert draining.state is LifecycleState.TERMINATING_WAIT
+    assert pass_of(made, other, replace(marked, instance=draining)).launches == ()
+    gone = replace(draining, state=LifecycleState.TERMINATING)
+    assert len(pass_of(made, other, replace(marked, instance=gone)).launches) == 1
 
 
 def test_a_ceiling_that_min_size_is_above_or_that_has_no_prices_is_a_fault() -> None:
