@@ -119,16 +119,21 @@ def _pays_for(draft: Draft, there: Sequence[Offering], usd: float) -> int:
             going += 1
         return len(there) - going
     missing = max(0, draft.record.desired_capacity - len(there))
-    on_demand = sum(map(_on_demand, there))
-    costs = lambda more: cheapest(launch, prices, more, len(there), on_demand)  # noqa: E731
+    costs = lambda more: next_ones(launch, prices, more, there)  # noqa: E731
     return len(there) + bisect.bisect_right(range(missing + 1), room, key=costs) - 1
 
 
-def going_first(draft: Draft, unhealthy: Sequence[Member], staying: Sequence[Offering], missing: int) -> int:
+def next_ones(launch: LaunchParameters, prices: Prices, more: int, there: Sequence[Offering]) -> float:
+    """What so many `more` than those that are there cost at the least."""
+    on_demand = sum(each.market is Market.ON_DEMAND for each in there)
+    return cheapest(launch, prices, more, len(there), on_demand)
+
+
+def going_first(draft: Draft, unhealthy: Sequence[Member], staying: Sequence[Offering], unpaid: float) -> int:
     """How many of the unhealthy must be terminated for the ceiling's sake.
 
-    So many that what stays, the launches of this pass included, keeps it; and that the `missing` launches, which it
-    did not pay for, are paid for once those are gone.
+    So many that what stays, the launches of this pass included, keeps it; and that it pays for others too, of `unpaid`
+    USD an hour, once those are gone.
     """
     top = ceiling(draft)
     if top is None:
@@ -136,8 +141,7 @@ def going_first(draft: Draft, unhealthy: Sequence[Member], staying: Sequence[Off
     dying = [member.instance.offering for member in unhealthy]
     staying = [*staying, *_beside(draft)]
     prices, going = draft.snapshot.prices, 0
-    least = cheapest(draft.group.launch, prices, missing, len(staying), sum(map(_on_demand, staying)))
-    while going < len(dying) and cost([*staying, *dying[going:]], prices) + least > top.usd + ROUNDING:
+    while going < len(dying) and cost([*staying, *dying[going:]], prices) + unpaid > top.usd + ROUNDING:
         going += 1
     return going
 
@@ -146,10 +150,6 @@ def room(draft: Draft, there: Sequence[Offering]) -> float:
     """USD an hour that launches may still cost."""
     top = ceiling(draft)
     return math.inf if top is None else top.usd - cost([*there, *_beside(draft)], draft.snapshot.prices)
-
-
-def _on_demand(offering: Offering) -> bool:
-    return offering.market is Market.ON_DEMAND
 
 
 def _beside(draft: Draft) -> list[Offering]:

@@ -339,11 +339,13 @@ def _launch(
     taken = [m.instance.offering for m in healthy] + launching
     # Who has to be waited for is paid until it is gone.
     lingering = [m.instance.offering for m in unhealthy if leaving.waits(draft, m)]
-    wanted = 0
+    unpaid = 0.0  # what the launches cost that the ceiling did not pay for
     for template, count in launches.share_out(draft, allowed):
         room = costs.room(draft, taken + lingering)
-        draft.launches += zones.spread(draft, template, count, draft.snapshot.subnets, taken, cause, room)
-        wanted += count
+        plans = zones.spread(draft, template, count, draft.snapshot.subnets, taken, cause, room)
+        draft.launches += plans
+        missing = count - sum(plan.count for plan in plans)
+        unpaid += costs.next_ones(template.launch, draft.snapshot.prices, missing, taken)
     launched = sum(plan.count for plan in draft.launches)
     offerings.explain(draft, allowed, launched)
     if draft.launches:
@@ -352,7 +354,7 @@ def _launch(
     places = maintenance.most(draft) - len(healthy) - len(unhealthy) - len(launching)
     by_size = max(0, need - max(places, 0)) if draft.launches else 0
     had = any(offerings.anything(draft, zone) for _, zone in draft.snapshot.subnets or zones.ANYWHERE)
-    by_cost = costs.going_first(draft, unhealthy, taken, wanted - launched if had else 0)
+    by_cost = costs.going_first(draft, unhealthy, taken, unpaid if had else 0.0)
     for member in unhealthy[: max(by_size, by_cost)]:
         instance_id = member.instance.instance_id
         bound = "max_size" if by_size >= by_cost else "max_hourly_cost"
