@@ -281,10 +281,7 @@ def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
     if len(serving) + len(waiting) >= desired and need <= 0:
         # Their replacements serve, so they may go.
         for member in unhealthy:
-            instance_id = member.instance.instance_id
-            draft.terminate(
-                (instance_id,), f"unhealthy: {draft.verdicts[instance_id].reason}", leaving=Leaving.UNHEALTHY
-            )
+            _end_unhealthy(draft, member)
 
 
 def _in_turn(draft: Draft, unhealthy: list[Member]) -> tuple[list[Member], list[Member]]:
@@ -355,15 +352,17 @@ def _launch(
     by_size = max(0, need - max(places, 0)) if draft.launches else 0
     had = any(offerings.anything(draft, zone) for _, zone in draft.snapshot.subnets or zones.ANYWHERE)
     by_cost = costs.going_first(draft, unhealthy, taken, unpaid if had else 0.0)
+    bound = "max_size" if by_size >= by_cost else "max_hourly_cost"
     for member in unhealthy[: max(by_size, by_cost)]:
-        instance_id = member.instance.instance_id
-        bound = "max_size" if by_size >= by_cost else "max_hourly_cost"
-        draft.steps.append(
-            Step(bound, desired, desired, f"no room to launch before {instance_id} is terminated")
-        )
-        draft.terminate(
-            (instance_id,), f"unhealthy: {draft.verdicts[instance_id].reason}", leaving=Leaving.UNHEALTHY
-        )
+        reason = f"no room to launch before {member.instance.instance_id} is terminated"
+        draft.steps.append(Step(bound, desired, desired, reason))
+        _end_unhealthy(draft, member)
+
+
+def _end_unhealthy(draft: Draft, member: Member) -> None:
+    instance_id = member.instance.instance_id
+    cause = f"unhealthy: {draft.verdicts[instance_id].reason}"
+    draft.terminate((instance_id,), cause, leaving=Leaving.UNHEALTHY)
 
 
 def _in_zone(draft: Draft, zone: str) -> zones.Subnets:
