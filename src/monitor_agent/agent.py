@@ -70,10 +70,12 @@ class Agent:
             lambda: self.settings.drain_command,
             lambda: self.settings.resume_command,
             lambda: self.settings.state_dir,
+            lambda: self._busy_sources.look_again(),
             wake,
         )
         self._boot_id = read_boot_id(proc)
         self.busy = Busy(wake, lambda: self.settings.state_dir / FILE_NAME, self._boot_id)
+        self._busy_sources = BusySources(self.settings, self.busy, proc)
         self.hooks = Hooks(lambda: self.settings.hooks_directory, lambda: self.settings.state_dir, wake)
         self._sampler = Sampler(
             ProcReader(proc),
@@ -131,13 +133,12 @@ class Agent:
     async def _follow_settings(self, tasks: asyncio.TaskGroup) -> None:
         """Reread the settings on request; the sources of metrics and leases begin anew with each."""
         while True:
-            metrics, leases = (
-                ApplicationMetrics(self.settings, self.latest),
-                BusySources(self.settings, self.busy, self._proc),
-            )
+            self._busy_sources = BusySources(self.settings, self.busy, self._proc)
             sources = [
-                tasks.create_task(metrics.run(), name="application:sources"),
-                tasks.create_task(leases.run(), name="busy:sources"),
+                tasks.create_task(
+                    ApplicationMetrics(self.settings, self.latest).run(), name="application:sources"
+                ),
+                tasks.create_task(self._busy_sources.run(), name="busy:sources"),
             ]
             try:
                 await self.reload.wait()

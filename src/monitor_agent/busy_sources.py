@@ -33,29 +33,39 @@ class BusySources:
     def __init__(self, settings: Settings, busy: Busy, proc: Path = Path("/proc")) -> None:
         self._settings, self._busy, self._proc = settings, busy, proc
         self._files = LeaseFiles(settings.busy_directory)
+        # By name: how often it is asked, in seconds, and how.
+        self._sources: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
+            FILES: (LOOK_SECONDS, self._look)
+        }
+        if settings.busy_command:
+            self._sources[COMMAND] = settings.busy_command_interval_seconds, self._ask
+        if settings.busy_connection_ports:
+            self._sources[CONNECTIONS] = COUNT_SECONDS, self._count
 
     async def run(self) -> None:
-        settings = self._settings
-        sources: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [(FILES, LOOK_SECONDS, self._look)]
-        if settings.busy_command:
-            sources.append((COMMAND, settings.busy_command_interval_seconds, self._ask))
-        if settings.busy_connection_ports:
-            sources.append((CONNECTIONS, COUNT_SECONDS, self._count))
-        self._busy.expect(source for source, _, _ in sources)
+        self._busy.expect(self._sources)
         async with asyncio.TaskGroup() as tasks:
-            for source, seconds, ask in sources:
-                tasks.create_task(self._repeat(source, seconds, ask), name=f"busy:{source}")
+            for source in self._sources:
+                tasks.create_task(self._repeat(source), name=f"busy:{source}")
 
-    async def _repeat(self, source: str, interval_seconds: float, ask: Callable[[], Awaitable[None]]) -> None:
+    async def look_again(self) -> None:
+        """Ask each of them once, out of turn."""
+        await asyncio.gather(*map(self._once, self._sources))
+
+    async def _repeat(self, source: str) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time()
+        due, (interval_seconds, _) = loop.time(), self._sources[source]
         while True:
-            try:
-                await ask()
-            except OSError as error:
-                self._busy.failed(source, f"{error.filename or source}: {error.strerror}")
+            await self._once(source)
             due = max(due + interval_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
+
+    async def _once(self, source: str) -> None:
+        _, ask = self._sources[source]
+        try:
+            await ask()
+        except OSError as error:
+            self._busy.failed(source, f"{error.filename or source}: {error.strerror}")
 
     async def _look(self) -> None:
         self._busy.set(FILES, *self._files.read())

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 
 from asg.register.v1 import register_pb2
@@ -31,10 +31,12 @@ class Drain:
         command: Callable[[], Sequence[str]],
         resume_command: Callable[[], Sequence[str]],
         directory: Callable[[], Path],
+        look_again: Callable[[], Awaitable[None]],
         reported: Callable[[], None],
     ) -> None:
+        """`look_again` asks what holds leases once more, so that none is missed that began before the order."""
         self._command, self._resume_command = command, resume_command
-        self._directory, self._reported = directory, reported
+        self._directory, self._look_again, self._reported = directory, look_again, reported
         self._next: Coroutine[None, None, None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
@@ -44,18 +46,15 @@ class Drain:
         self.reports = 0
 
     def request(self, timeout_seconds: float, reason: str) -> bool:
-        """Start draining, or join the drain that runs. False when there is no command: the instance may go at once."""
+        """Start draining, or join the drain that runs. False when there is no command to run."""
         command = tuple(self._command())
         self.ordered = True
-        if not command:
-            self._tell(finished=True, exit_code=0, output="no drain_command is set")
-            return False
         if not self._draining:
             self._draining = True
             log.info("drain_started", reason=reason, timeout_seconds=timeout_seconds)
             self._begin(self._drain(command, timeout_seconds))
             self._tell(finished=False)
-        return True
+        return bool(command)
 
     def resume(self, reason: str) -> None:
         """The instance serves again: stop the drain that runs, and run the resume command.
@@ -87,7 +86,10 @@ class Drain:
         self._asked.set()
 
     async def _drain(self, command: tuple[str, ...], timeout_seconds: float) -> None:
-        exit_code, output = await self._execute(command, timeout_seconds)
+        exit_code, output = (
+            await self._execute(command, timeout_seconds) if command else (0, "no drain_command is set")
+        )
+        await self._look_again()
         self._draining = False
         if exit_code == 0:
             log.info("drain_finished", exit_code=0)

@@ -314,6 +314,8 @@ class ControllerSession:
         try:
             await self._put(call, register_pb2.SessionRequest(hello=register_pb2.Hello(identity=identity)))
             self._hooks.session_began()
+            if self._drain.ordered:
+                self._reports_sent = -1  # this controller may be another one
             pace, leases = _Pace(self._latest, self._monotonic), NewLeases(self._busy, self._latest.wake.set)
             while True:
                 is_drain_told = self._drain.reports == self._reports_sent

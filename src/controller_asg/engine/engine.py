@@ -773,7 +773,8 @@ class Engine:
 
     def instance_refresh(self, group: str) -> RefreshProgress:
         record = self._memory.record(group)
-        return refreshing.progress(record, self._memory.by_group[group].values(), self._clock.now())
+        instances = self._memory.by_group[group].values()
+        return refreshing.progress(record, instances, self._fleet.view(group), self._clock.now())
 
     async def start_instance_refresh(
         self, group: str, preferences: Mapping[str, Any], actor: str, validate_only: bool

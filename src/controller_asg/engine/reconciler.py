@@ -1,6 +1,7 @@
 """One group's reconciler: observe, decide, journal, act, record. It holds no rule of its own."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -37,6 +38,7 @@ log = structlog.get_logger()
 # monotonic one, and nobody can say what instances did meanwhile.
 GAP_SECONDS = 5.0
 STEP_SECONDS = 1.0
+WATCHED_SPANS = 1_000  # that are remembered; what is forgotten counts as not watched
 
 NO_CHANGE = Change()
 
@@ -85,6 +87,7 @@ class Reconciler:
         self._memories = Remembering(name, memories)
         self.in_doubt = False  # a commit that failed may have landed
         self._watching_since_at: datetime | None = None
+        self._watched_before = deque[tuple[datetime, datetime]](maxlen=WATCHED_SPANS)
         self._looked_at: tuple[datetime, float] | None = None  # wall clock and monotonic, at the last pass
 
     async def run_pass(self) -> None:
@@ -133,14 +136,18 @@ class Reconciler:
     def _watching_since(self, now_at: datetime, now: float, answers: bool) -> datetime:
         """Since when we have watched without a gap: passes in time, a steady clock, and answers of EC2."""
         before, self._looked_at = self._looked_at, (now_at, now)
-        steady = (
-            before is not None
-            and now - before[1] <= GAP_SECONDS
-            and abs((now_at - before[0]).total_seconds() - (now - before[1])) <= STEP_SECONDS
-        )
-        if self._watching_since_at is None or not steady or not answers:
-            self._watching_since_at = now_at
-        return self._watching_since_at
+        since_at = self._watching_since_at
+        if before is None or since_at is None:
+            since_at = now_at
+        elif abs((now_at - before[0]).total_seconds() - (now - before[1])) > STEP_SECONDS:
+            self._watched_before.clear()  # its times are another clock's
+            since_at = now_at
+        elif now - before[1] > GAP_SECONDS or not answers:
+            if since_at < before[0]:
+                self._watched_before.append((since_at, before[0]))
+            since_at = now_at
+        self._watching_since_at = since_at
+        return since_at
 
     def _observe(self, facts: tuple[Fact, ...], orders: tuple[Order, ...]) -> Snapshot:
         shared, memory = self._shared, self._shared.memory
@@ -166,6 +173,7 @@ class Reconciler:
             silence_seconds=shared.watch().silent_after_seconds,
             ping_timeout_seconds=shared.watch().ping_timeout_seconds,
             watching_since_at=self._watching_since(now_at, now, bool(answers)),
+            watched_before=tuple(self._watched_before),
             strangers=tuple(c for i, c in clouds.items() if i not in instances),
             subnets=shared.subnets(self.name),
             facts=facts,

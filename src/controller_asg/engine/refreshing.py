@@ -1,13 +1,14 @@
 """What the doors ask of a group's instance refresh: what the state forbids is refused here, with the mend."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from controller_asg.model.errors import ConflictError, NotFoundError
-from controller_asg.model.instance import LEAVING_STATES, Instance
+from controller_asg.model.instance import LEAVING_STATES, AgentView, Instance
 from controller_asg.model.record import GroupRecord
 from controller_asg.model.refresh import InstanceRefresh, RefreshStatus
+from controller_asg.planner import leases
 from controller_asg.planner.refresh import earlier, progress_of
 from controller_asg.planner.snapshot import RefreshAction
 
@@ -22,7 +23,9 @@ class RefreshProgress:
     instances: tuple[tuple[Instance, str], ...]
 
 
-def progress(record: GroupRecord, instances: Iterable[Instance], now: datetime) -> RefreshProgress:
+def progress(
+    record: GroupRecord, instances: Iterable[Instance], agents: Mapping[str, AgentView], now: datetime
+) -> RefreshProgress:
     """Raises NotFoundError where no refresh was ever started."""
     refresh = record.refresh
     if refresh is None:
@@ -32,7 +35,9 @@ def progress(record: GroupRecord, instances: Iterable[Instance], now: datetime) 
     template = templates.get(refresh.version)
     matching = frozenset(refresh.matching)
     shown = tuple(
-        (i, progress_of(refresh, i, matching, now)) for i in instances if i.state not in LEAVING_STATES
+        (i, progress_of(refresh, i, leases.protected(i, agents.get(i.instance_id)), matching, now))
+        for i in instances
+        if i.state not in LEAVING_STATES
     )
     return RefreshProgress(record.group.name, refresh, template.image_id if template else "", shown)
 

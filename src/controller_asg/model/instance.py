@@ -115,6 +115,15 @@ class Instance:
     def offering(self) -> Offering:
         return Offering(self.zone, self.instance_type, self.market)
 
+    @property
+    def adopted(self) -> bool:
+        """It came with our tags and does not serve for us yet: it may have served before."""
+        return self.reason == ADOPTED
+
+
+# The reason of an instance that carried our tags and was in no record, until it serves.
+ADOPTED = "adopted by its tags"
+
 
 @immutable
 class CloudInstance:

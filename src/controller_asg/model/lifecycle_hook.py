@@ -29,7 +29,8 @@ class LifecycleHook:
 
     Completed by `controller-asg complete-lifecycle-action`, the admin API or `/v1`, or by the end of `command`. A hook
     that was opened stays as it was opened, whatever is applied meanwhile. Hooks are open for 48 hours or 100 heartbeat
-    timeouts at the most, whichever is shorter, as in EC2; time in which the controller did not watch does not count.
+    timeouts at the most by the clock, whichever is shorter, as in EC2. In heartbeat timeouts only the time counts in
+    which the controller watched; they begin anew when it is restarted.
 
     launch: opened when the agent speaks, before the instance serves. ABANDON terminates the instance, and counts as a
     failed launch. None is opened on an instance that was adopted by its tags: it may have served before, and a hook

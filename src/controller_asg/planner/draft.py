@@ -57,6 +57,7 @@ class Draft:
         # What `advance` found on its way through all members, for the rules after it.
         self.outdated: list[str] = []
         self.wants_out: list[str] = []
+        self.unheard_held = False  # many were adopted and are not heard
         # (instance id, reason) of those that EC2 itself says are dead.
         self.lost: list[tuple[str, str]] = []
         # What began and ended of drains and lifecycle hooks, and who was taken back.
@@ -77,7 +78,11 @@ class Draft:
 
     def watched_seconds(self, since_at: datetime) -> float:
         """How much of the time since then we have watched: what deadlines of others count."""
-        return (self.now - max(since_at, self.snapshot.watching_since_at)).total_seconds()
+        watched = self.now - max(since_at, self.snapshot.watching_since_at)
+        for began_at, ended_at in self.snapshot.watched_before:
+            if ended_at > since_at:
+                watched += ended_at - max(since_at, began_at)
+        return watched.total_seconds()
 
     def put(self, instance: Instance, cloud: CloudInstance | None = None) -> None:
         """A changed instance, or a new one; `cloud` is EC2's view of one that nobody knew."""

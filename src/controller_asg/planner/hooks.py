@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # limitations for lifecycle hooks").
 LONGEST_SECONDS = 48 * 3600.0
 LONGEST_HEARTBEATS = 100
+LAST_CHANCE_SECONDS = 60.0
 # An order to an agent whose effect is not seen is given again so often.
 REPEAT_SECONDS = 5.0
 OUTPUT_LIMIT_CHARACTERS = 4_096
@@ -70,12 +71,13 @@ def _step(draft: Draft, instance_id: str, hook: OpenHook, agent: AgentView | Non
     end = told.get(hook.token)
     if end is not None:
         return _ended_by(draft, instance_id, hook, end)
-    for limit, seconds, since_at in (
-        ("no result within", hook.heartbeat_timeout_seconds, hook.heartbeat_at),
-        ("still open after", longest_seconds(hook), hook.opened_at),
-    ):
-        if draft.watched_seconds(since_at) >= seconds:
-            return _end(draft, instance_id, hook, hook.default_result, f"{limit} {seconds:g} s")
+    if draft.watched_seconds(hook.heartbeat_at) >= hook.heartbeat_timeout_seconds:
+        ended = f"no result within {hook.heartbeat_timeout_seconds:g} s"
+        return _end(draft, instance_id, hook, hook.default_result, ended)
+    # By the clock: what was watched before a restart is not known any more. But not before somebody may have answered.
+    longest, watched = longest_seconds(hook), draft.watched_seconds(hook.opened_at)
+    if (draft.now - hook.opened_at).total_seconds() >= longest and watched >= LAST_CHANCE_SECONDS:
+        return _end(draft, instance_id, hook, hook.default_result, f"still open after {longest:g} s")
     if hook.command and hook.token not in told and due(hook.ordered_at, draft.now):
         left = hook.heartbeat_timeout_seconds - draft.watched_seconds(hook.heartbeat_at)
         order = RunHook(

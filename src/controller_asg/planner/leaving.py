@@ -17,7 +17,7 @@ from controller_asg.model.hold import Process
 from controller_asg.model.instance import Ec2State, Instance, Leaving, LifecycleState
 from controller_asg.model.lifecycle_hook import Transition
 from controller_asg.planner import hooks, leases
-from controller_asg.planner.health import HEALTHY, Health, Verdict, judge
+from controller_asg.planner.health import HEALTHY, IMPAIRED, Health, Verdict, judge
 from controller_asg.planner.plan import TerminationPlan
 from controller_asg.planner.snapshot import Member
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # An idle instance whose agent says nothing to the order to drain goes after so long: an agent tells at once that it
 # drains, or that it has no command.
 ANSWER_SECONDS = 10.0
+# One that is silent for so long, and that EC2's status checks call dead too, is waited for no longer.
+DEAD_SECONDS = 60.0
 SHOWN = 5  # of those that wait, in the condition
 
 
@@ -82,7 +84,7 @@ def advance(draft: Draft, waiting: list[Member]) -> None:
             if member.cloud is None or member.cloud.state not in (Ec2State.STOPPING, Ec2State.STOPPED):
                 draft.forget(instance.instance_id)
                 continue
-        elif not _is_through(draft, member):
+        elif not _is_through(draft, member, verdict):
             continue
         through[instance.reason].append(instance.instance_id)
     for cause, instance_ids in through.items():
@@ -96,17 +98,30 @@ def advance(draft: Draft, waiting: list[Member]) -> None:
         draft.terminations.append(TerminationPlan(tuple(instance_ids), cause, details=details))
 
 
-def _is_through(draft: Draft, member: Member) -> bool:
+def _is_through(draft: Draft, member: Member, verdict: Verdict) -> bool:
     instance = member.instance
+    dead = _is_dead(member, verdict)
     if instance.drain_ordered_at is not None:
-        ended = _drain_end(draft, member)
+        ended = f"it died: {verdict.reason}" if dead else _drain_end(draft, member)
         if ended is None:
             return False
         draft.waits.append(f"drained {instance.instance_id}: {ended}")
-        instance = hooks.opened(draft, replace(instance, drain_ordered_at=None), Transition.TERMINATE)
-        draft.put(instance)
+        instance = replace(instance, drain_ordered_at=None)
+        draft.put(hooks.opened(draft, instance, Transition.TERMINATE, reachable=not dead))
     instance = hooks.step(draft, draft.members[instance.instance_id])
-    return not hooks.open_of(instance) or hooks.abandoned(instance) is not None
+    if hooks.open_of(instance) and hooks.abandoned(instance) is None:
+        return False
+    # What began while hooks were open is waited for too.
+    waited = draft.watched_seconds(instance.state_since_at)
+    return dead or not leases.busy(member) or waited >= draft.group.drain_timeout_seconds
+
+
+def _is_dead(member: Member, verdict: Verdict) -> bool:
+    """While many are silent the fault may be ours, so EC2's own word is wanted as well, and some patience."""
+    if not _silent(verdict) or member.cloud is None or member.cloud.status is not IMPAIRED:
+        return False
+    silent = member.agent.silent_seconds if member.agent is not None else None
+    return silent is not None and silent >= DEAD_SECONDS
 
 
 def _drain_end(draft: Draft, member: Member) -> str | None:
@@ -171,18 +186,14 @@ def _may_come_back(draft: Draft, member: Member) -> bool:
 
 
 def resume_again(draft: Draft) -> None:
-    """Who was taken back and still says that it drains, or is drained, has not heard of it.
-
-    Not looked for in groups that drain only the busy: there it is rare, and a pass would look at each member for it.
-    """
-    if draft.group.drain:
-        draft.agent_orders += [
-            (member.instance.instance_id, Resume("it serves"))
-            for member in draft.serving()
-            if member.instance.drain_ordered_at is not None
-            and member.agent is not None
-            and (member.agent.draining or member.agent.drained is not None)
-        ]
+    """Who was taken back and still says that it drains, or is drained, has not heard of it."""
+    draft.agent_orders += [
+        (member.instance.instance_id, Resume("it serves"))
+        for member in draft.serving()
+        if member.instance.drain_ordered_at is not None
+        and member.agent is not None
+        and (member.agent.draining or member.agent.drained is not None)
+    ]
 
 
 def note(draft: Draft) -> None:
@@ -201,7 +212,7 @@ def _said(draft: Draft, instance: Instance) -> str:
         until_at = instance.state_since_at + timedelta(seconds=draft.group.drain_timeout_seconds)
         return f"{instance_id} drains until {until_at:%H:%M:%SZ} at the latest ({instance.reason})"
     names = ", ".join(hook.name for hook in hooks.open_of(instance))
-    return f"{instance_id} waits for {names} ({instance.reason})"
+    return f"{instance_id} waits for {names or 'its work, or Terminate to be resumed'} ({instance.reason})"
 
 
 def _told(member: Member) -> str:

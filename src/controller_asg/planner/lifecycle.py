@@ -6,6 +6,7 @@ from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.errors import CapacityError, RejectedError, UncertainError
 from controller_asg.model.hold import Process
 from controller_asg.model.instance import (
+    ADOPTED,
     APART_STATES,
     LEAVING_STATES,
     PENDING_STATES,
@@ -18,7 +19,7 @@ from controller_asg.model.instance import (
 from controller_asg.model.lifecycle_hook import Transition
 from controller_asg.planner import backoff, hooks, launches, leaving, membership, suspension
 from controller_asg.planner.draft import Draft
-from controller_asg.planner.health import HEALTHY, MISSING_SECONDS, judge
+from controller_asg.planner.health import HEALTHY, MASS_SILENCE_MINIMUM, MISSING_SECONDS, judge
 from controller_asg.planner.plan import TerminationPlan
 from controller_asg.planner.snapshot import Bootstrapped, Member, Outcome
 
@@ -142,13 +143,14 @@ def adopt(draft: Draft) -> None:
             ours = draft.activities.get(cloud.activity_id)
             if ours is not None and ours.kind is ActivityKind.ATTACH and not ours.acknowledged:
                 continue  # its call's end makes it a member
-            draft.put(_new_instance(draft, cloud, "" if ours else "adopted by its tags"), cloud)
+            draft.put(_new_instance(draft, cloud, "" if ours else ADOPTED), cloud)
 
 
 def advance(draft: Draft) -> None:
     """Each member one step further, as far as the facts allow."""
     applied = draft.record.launch_version
     leaving.advance(draft, draft.waiting())
+    _hold_unheard(draft)
     for member in list(draft.members.values()):
         instance, agent = member.instance, member.agent
         if instance.state in _NOT_JUDGED:
@@ -209,11 +211,22 @@ def _come_up(draft: Draft, member: Member, instance: Instance) -> None:
         return
     waited = draft.watched_seconds(instance.state_since_at)
     if waited >= group.registration_timeout_seconds:
-        _give_up(
-            draft, instance, f"its agent did not register within {group.registration_timeout_seconds:g} s"
-        )
+        if not (instance.adopted and draft.unheard_held):
+            reason = f"its agent did not register within {group.registration_timeout_seconds:g} s"
+            _give_up(draft, instance, reason)
     elif waits_for_role and member.cloud is not None and member.cloud.state is Ec2State.RUNNING:
         draft.bootstraps.append(instance.instance_id)
+
+
+def _hold_unheard(draft: Draft) -> None:
+    """Where many that were adopted are not heard, the fault is taken for ours, as with those that fall silent."""
+    unheard = [m for m in draft.pending() if m.instance.adopted and (m.agent is None or not m.agent.samples)]
+    size = len(draft.live())
+    share = draft.group.mass_silence_percentage
+    draft.unheard_held = size >= MASS_SILENCE_MINIMUM and 100 * len(unheard) >= share * size
+    if draft.unheard_held:
+        reason = f"{len(unheard)} of {size} were adopted and are not heard: none is given up for that"
+        draft.conditions.append(("MassSilence", reason))
 
 
 def _at_hooks(draft: Draft, member: Member) -> None:
@@ -222,13 +235,17 @@ def _at_hooks(draft: Draft, member: Member) -> None:
     abandoned = hooks.abandoned(instance)
     if abandoned is None and hooks.open_of(instance):
         return
+    if abandoned is not None:
+        reason = f"lifecycle hook {abandoned.name} was abandoned: {abandoned.ended}"
+        if draft.held(f"terminate {instance.instance_id}: {reason}", Process.TERMINATE):
+            return  # its hooks stay as they ended
     _keep(draft, instance, hooks.told(instance))
     instance = replace(instance, hooks=())
     if abandoned is None:
         draft.move(instance, LifecycleState.PENDING_PROCEED)
     else:
         draft.put(instance)
-        _give_up(draft, instance, f"lifecycle hook {abandoned.name} was abandoned: {abandoned.ended}")
+        _give_up(draft, instance, reason)
 
 
 def _give_up(draft: Draft, instance: Instance, reason: str) -> None:

@@ -12,8 +12,9 @@ from datetime import timedelta
 
 from controller_asg.model.decision import Step
 from controller_asg.model.group import healthy_range
+from controller_asg.model.hold import Process
 from controller_asg.model.instance import PENDING_STATES, Instance
-from controller_asg.planner import launches
+from controller_asg.planner import launches, leases
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health
 from controller_asg.planner.snapshot import Member
@@ -114,10 +115,10 @@ def replace_aged(draft: Draft) -> None:
         for m in serving
         if m.instance.in_service_at is not None
         and m.instance.in_service_at <= due_at
-        and not m.instance.protected_from_scale_in
+        and not leases.protected(m.instance, m.agent)
         and draft.verdict(m).health is Health.HEALTHY
     ]
-    if not aged:
+    if not aged or draft.held("replace what is old", Process.LAUNCH, Process.TERMINATE):
         return
     desired = draft.record.desired_capacity
     warmup = draft.group.default_instance_warmup_seconds

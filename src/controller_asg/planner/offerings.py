@@ -5,6 +5,7 @@ ago is passed over. Where Spot has nothing in a zone, On-Demand stands in, and g
 the Spot instance launched first.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -42,6 +43,15 @@ def anything(draft: Draft, zone: str) -> bool:
     """Something the group launches is to be had there."""
     market = Market.SPOT if _mixed(draft) else Market.ON_DEMAND
     return bool(available(draft, zone, draft.group.launch, market))
+
+
+def least(draft: Draft, launch: LaunchParameters) -> float:
+    """USD an hour of the cheapest that is to be had now; inf: nothing is."""
+    market = Market.SPOT if launch.on_demand_percentage < 100 else Market.ON_DEMAND
+    places = {zone for _, zone in draft.snapshot.subnets or (("", ""),)}
+    prices = draft.snapshot.prices
+    at_hand = [each for zone in places for each in available(draft, zone, launch, market)]
+    return min((prices.at_most(e.instance_type, e.market) for e in at_hand), default=math.inf)
 
 
 def learn_markets(draft: Draft) -> None:

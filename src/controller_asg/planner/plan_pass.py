@@ -93,8 +93,9 @@ def _why(draft: Draft, wish: Wish, before: int) -> str:
         for vote in wish.votes:
             if vote.policy in wish.winners:
                 return f"{vote.policy}: {vote.reason}"
-        if draft.steps:
-            return draft.steps[-1].reason
+        moved = [step for step in draft.steps if step.before != step.after]
+        if moved:
+            return moved[-1].reason
     return f"desired capacity is {after}"
 
 

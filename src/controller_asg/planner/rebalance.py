@@ -30,7 +30,9 @@ def emptiest(draft: Draft, members: Sequence[Member]) -> tuple[str, str] | None:
     givers = {
         m.instance.zone
         for m in members
-        if m.instance.state not in PENDING_STATES and not leases.protected(m) and not leases.busy(m)
+        if m.instance.state not in PENDING_STATES
+        and not leases.protected(m.instance, m.agent)
+        and not leases.busy(m)
     }
     allowed = [(subnet, zone) for subnet, zone in draft.snapshot.subnets if offerings.anything(draft, zone)]
     if not allowed or not givers:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from controller_asg.model.decision import Step
-from controller_asg.model.instance import PARKED_STATES, PENDING_STATES, Instance, LifecycleState
+from controller_asg.model.hold import Process
+from controller_asg.model.instance import PARKED_STATES, PENDING_STATES, Instance, Leaving, LifecycleState
 from controller_asg.model.record import GroupRecord, LaunchTemplate
 from controller_asg.model.refresh import REPLACING, InstanceRefresh, RefreshStatus
-from controller_asg.planner import launches, maintenance
+from controller_asg.planner import launches, leases, maintenance
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health
 from controller_asg.planner.snapshot import Member, RefreshOrder
@@ -240,7 +241,8 @@ def _look(draft: Draft, refresh: InstanceRefresh) -> tuple[InstanceRefresh, _See
         elif instance.state is LifecycleState.IN_SERVICE:
             if old:
                 seen.ready += health is Health.HEALTHY
-                if not instance.protected_from_scale_in or asked.scale_in_protected_instances == "Refresh":
+                protected = leases.protected(instance, member.agent)
+                if not protected or asked.scale_in_protected_instances == "Refresh":
                     seen.old.append(member)
                 elif asked.scale_in_protected_instances == "Wait":
                     seen.kept.append(instance.instance_id)
@@ -329,6 +331,9 @@ def _replace(draft: Draft, refresh: InstanceRefresh, seen: _Seen, of: maintenanc
             maintenance.hold(draft, of, refresh.over)
             return refresh
         refresh = replace(refresh, holding_since_at=None)
+    if draft.held("replace instances", Process.LAUNCH, Process.TERMINATE):
+        maintenance.hold(draft, of, refresh.over)
+        return replace(refresh, waiting_since_at=None)
     upto = next((step for step in steps if step > refresh.checkpoint), steps[-1])
     goal = math.ceil(refresh.total * upto / 100) - (refresh.total - left)
     cause = f"instance refresh {refresh.refresh_id[:8]} to image {draft.record.image_id}"
@@ -337,7 +342,12 @@ def _replace(draft: Draft, refresh: InstanceRefresh, seen: _Seen, of: maintenanc
         draft.terminate(tuple(m.instance.instance_id for m in seen.parked), cause)
     before = len(draft.terminations) + len(draft.waits)
     maintenance.replace_some(draft, seen.old, seen.ready, min(goal, len(seen.old)), of, cause)
-    idle = len(draft.terminations) + len(draft.waits) == before and not seen.on_their_way and not seen.parked
+    going = (
+        seen.on_their_way
+        or seen.parked
+        or any(m.instance.leaving is Leaving.REPLACED for m in draft.waiting())
+    )
+    idle = len(draft.terminations) + len(draft.waits) == before and not going
     waiting = (refresh.waiting_since_at or draft.now) if idle else None
     if (waiting, draft.over) == (refresh.waiting_since_at, refresh.over):
         return refresh
@@ -413,14 +423,16 @@ def _tell(draft: Draft, refresh: InstanceRefresh, seen: _Seen) -> None:
 # What is shown of one instance
 
 
-def progress_of(refresh: InstanceRefresh, instance: Instance, matching: frozenset[str], now: datetime) -> str:
+def progress_of(
+    refresh: InstanceRefresh, instance: Instance, protected: bool, matching: frozenset[str], now: datetime
+) -> str:
     """`Outdated`, `Ignored`, `Waiting` (protected or in Standby), `Pending`, `WarmingUp` or `Ready`."""
     asked = refresh.preferences
     if is_old(refresh, instance, matching):
         wish = ""
         if instance.state in PARKED_STATES:
             wish = asked.standby_instances
-        elif instance.protected_from_scale_in:
+        elif protected:
             wish = asked.scale_in_protected_instances
         return {"Ignore": "Ignored", "Wait": "Waiting"}.get(wish, "Outdated")
     if instance.in_service_at is None:

@@ -342,7 +342,8 @@ def _launch(
         plans = zones.spread(draft, template, count, draft.snapshot.subnets, taken, cause, room)
         draft.launches += plans
         missing = count - sum(plan.count for plan in plans)
-        unpaid += costs.next_ones(template.launch, draft.snapshot.prices, missing, taken)
+        if missing and offerings.least(draft, template.launch) <= costs.room(draft, taken) + costs.ROUNDING:
+            unpaid += costs.next_ones(template.launch, draft.snapshot.prices, missing, taken)
     launched = sum(plan.count for plan in draft.launches)
     offerings.explain(draft, allowed, launched)
     if draft.launches:
@@ -350,8 +351,7 @@ def _launch(
     # Launch before terminate, unless that leaves no room: then the dead go first.
     places = maintenance.most(draft) - len(healthy) - len(unhealthy) - len(launching)
     by_size = max(0, need - max(places, 0)) if draft.launches else 0
-    had = any(offerings.anything(draft, zone) for _, zone in draft.snapshot.subnets or zones.ANYWHERE)
-    by_cost = costs.going_first(draft, unhealthy, taken, unpaid if had else 0.0)
+    by_cost = costs.going_first(draft, unhealthy, taken, unpaid)
     bound = "max_size" if by_size >= by_cost else "max_hourly_cost"
     for member in unhealthy[: max(by_size, by_cost)]:
         reason = f"no room to launch before {member.instance.instance_id} is terminated"

@@ -187,8 +187,9 @@ class Snapshot:
 
     `answers` are EC2's latest ones, without a failed call between or after them. `strangers` carry the group's tag and
     stand in no record. `subnets` are (id, zone), in the operator's order; None: EC2 has not told them yet.
-    `watching_since_at`: since then passes were made and EC2 answered without a gap, and no clock stepped; what an
-    instance did before that nobody saw, so no deadline of its counts from earlier. `memories` are by policy name.
+    `watching_since_at`: since then passes were made and EC2 answered without a gap, and no clock stepped;
+    `watched_before`: the spans before, of this run and clock, for which that holds too, each (from, to). What an
+    instance did in a gap nobody saw, so no deadline of its counts that. `memories` are by policy name.
     `cost_left`: USD an hour that the ceiling of all groups leaves to this one, what it costs now included.
     """
 
@@ -201,6 +202,7 @@ class Snapshot:
     silence_seconds: float
     ping_timeout_seconds: float
     watching_since_at: datetime
+    watched_before: tuple[tuple[datetime, datetime], ...] = ()
     strangers: tuple[CloudInstance, ...] = ()
     subnets: tuple[tuple[str, str], ...] | None = None
     facts: tuple[Fact, ...] = ()

@@ -15,7 +15,7 @@ def choose(candidates: Sequence[Member], count: int, wanted: Sequence[str], turn
     In service: the fullest zone first in which one may go, there by the group's termination policies ("Termination
     policies" in EC2's user guide). Protected ones, also by a lease, are never chosen.
     """
-    free = [m for m in candidates if not leases.protected(m)]
+    free = [m for m in candidates if not leases.protected(m.instance, m.agent)]
     idle = [m for m in free if not leases.busy(m)]
     chosen = _among(idle, candidates, [], count, wanted, turn)
     if len(chosen) < count:

@@ -22,14 +22,15 @@ from controller_asg.model.offering import Market
 from controller_asg.model.record import Change
 from controller_asg.planner.costs import UNPAID_STATES
 from controller_asg.planner.health import MASS_SILENCE_MINIMUM, MASS_SILENCE_WINDOW_SECONDS
+from controller_asg.planner.leaving import DEAD_SECONDS
 from controller_asg.simulate import refresh_rules
 from controller_asg.simulate.ec2 import BAD_IMAGE, Machine
 from controller_asg.simulate.world import PRICES, World
 
 # Which states may follow which; an absent one is the beginning. An instance is forgotten from any of them.
 TRANSITIONS: Mapping[LifecycleState | None, frozenset[LifecycleState]] = {
-    # A launch whose instances are no longer wanted when they become known.
-    None: frozenset({LifecycleState.PENDING, LifecycleState.TERMINATING}),
+    # A launch whose instances are no longer wanted when they become known, or what is adopted and too much.
+    None: frozenset({LifecycleState.PENDING, LifecycleState.TERMINATING_WAIT, LifecycleState.TERMINATING}),
     # One that comes into service may be sent away by the same pass.
     LifecycleState.PENDING: frozenset(
         {
@@ -280,6 +281,8 @@ class Invariants:
                 self._moved(instance.instance_id, before, instance.state)
                 if old is not None:
                     self._leaves(old, instance)
+                elif instance.state is LifecycleState.TERMINATING_WAIT:
+                    self._waits[instance.instance_id] = self._world.loop.time(), False
         for instance_id in change.deleted_instances:
             old = disk.instances.get(instance_id)
             self.transitions.add((old.state if old else None, None))
@@ -400,6 +403,7 @@ class Invariants:
         unheard = old.in_service_at is None and known_seconds < HEARD_SECONDS
         if (
             not (silent or by_silence or unheard)
+            and world.agents.heard(instance_id, DEAD_SECONDS)
             and instance_id in world.ec2.running
             and now - since < record.group.drain_timeout_seconds - HEARD_SECONDS
             and work.known_busy(instance_id, HEARD_SECONDS)

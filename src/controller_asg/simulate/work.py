@@ -122,6 +122,8 @@ class Work:
         machine, now = self.of(instance_id), self._now()
         if machine.session is not session:
             machine.session, machine.leases = session, None
+            if machine.drain is not None:
+                machine.drain.told = False
             for run in machine.hooks.values():
                 run.told = False
         jobs = self.running(instance_id)

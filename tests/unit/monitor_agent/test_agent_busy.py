@@ -289,6 +289,26 @@ async def test_a_renewal_over_http_reaches_the_controller_with_its_new_end(
         await leases_until(session)
 
 
+async def test_work_that_began_right_before_the_order_to_drain_is_told_before_its_end(
+    controller: FakeController, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    directory = tmp_path / "leases"
+    directory.mkdir()
+    async with run_agent(controller.port, busy_directory=directory):
+        session = await controller.next_session()
+        await leases_until(session)
+        (directory / "worker").touch()
+        session.answers.put_nowait(register_pb2.SessionResponse(drain=register_pb2.Drain(timeout_seconds=60)))
+        told: set[str] = set()
+        while True:
+            message = await session.messages.get()
+            if message.HasField("leases"):
+                told = {each.owner for each in message.leases.leases}
+            if message.HasField("drain_progress") and message.drain_progress.finished:
+                break
+        assert told == {"worker"}
+
+
 async def test_an_instance_that_drains_tells_its_leases_first_and_takes_no_new_one(
     controller: FakeController, run_agent: RunAgent, ask: Ask
 ) -> None:

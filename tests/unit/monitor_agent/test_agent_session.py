@@ -129,11 +129,14 @@ async def test_a_controller_that_is_frozen_while_tcp_lives_is_noticed(
     async def instance_id() -> str:
         return INSTANCE_ID
 
+    async def look_nowhere() -> None:
+        return None
+
     session = ControllerSession(
         Locator(settings, Imds(settings.imds_url)),
         instance_id,
         latest,
-        Drain(tuple, tuple, lambda: settings.state_dir, latest.wake.set),
+        Drain(tuple, tuple, lambda: settings.state_dir, look_nowhere, latest.wake.set),
         Hooks(lambda: settings.hooks_directory, lambda: settings.state_dir, latest.wake.set),
         Busy(latest.wake.set, lambda: settings.state_dir / "busy.json", ""),
         AgentFacts(monitor_port=7401, agent_version="1", boot_id=""),
@@ -243,8 +246,31 @@ async def test_without_a_drain_command_the_instance_may_go_at_once(
         drain = register_pb2.Drain(timeout_seconds=60)
         session.answers.put_nowait(register_pb2.SessionResponse(drain=drain))
         progress = await session.next("drain_progress")
-        assert progress.finished
+        while not progress.finished:
+            progress = await session.next("drain_progress")
         assert progress.exit_code == 0
+
+
+async def test_a_new_session_hears_again_that_the_instance_is_drained(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    async with run_agent(controller.port) as agent:
+        session = await controller.next_session()
+        session.answers.put_nowait(register_pb2.SessionResponse(drain=register_pb2.Drain(timeout_seconds=60)))
+        while not (await session.next("drain_progress")).finished:
+            pass
+        port = controller.port
+        await controller.stop()
+        await controller.start(port)
+        session = await controller.next_session()
+        assert (await session.next("drain_progress")).finished
+        session.answers.put_nowait(register_pb2.SessionResponse(resume=register_pb2.Resume()))
+        await until(lambda: not agent.drain.ordered)
+        await controller.stop()
+        await controller.start(port)
+        session = await controller.next_session()
+        kinds = [(await session.messages.get()).WhichOneof("message") for _ in range(5)]
+        assert "drain_progress" not in kinds
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Lifecycle hooks by the examples of EC2 Auto Scaling's guide, and what our agents add: a command on the instance."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.agent_order import RunHook
 from controller_asg.model.document import parse_groups
 from controller_asg.model.errors import SpecError
+from controller_asg.model.hold import Hold, Process
 from controller_asg.model.instance import CommandEnd, Ec2State, Instance, LifecycleState
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.plan_pass import plan
@@ -30,6 +31,7 @@ class Story:
         self.member, self.desired, self.keys = member, desired, keys
         self.record = record(desired=desired, lifecycle_hooks=list(hooks), **keys)
         self.now, self.launch = NOW, OPEN
+        self.before: tuple[tuple[datetime, datetime], ...] = ()
         self.plan: Plan
 
     @property
@@ -47,6 +49,7 @@ class Story:
             orders=orders,
             open_activities=(self.launch,),
             watching_since_at=self.now - timedelta(seconds=watched),
+            watched_before=self.before,
         )
         self.plan = plan(seen)
         self.record = self.plan.record
@@ -120,6 +123,18 @@ def test_an_abandoned_launch_is_terminated_and_counts_as_a_failed_one() -> None:
     assert "ABANDON" in story.launch.details
 
 
+def test_an_abandoned_launch_does_not_serve_while_terminate_is_suspended() -> None:
+    story = launching(LAUNCH)
+    held = ((Process.TERMINATE, Hold("anna", "they look", NOW)),)
+    story.record = replace(story.record, suspended=held)
+    story.passes(story.complete("ABANDON"))
+    for _ in range(3):
+        assert not story.passes().terminations
+        assert story.instance.state is LifecycleState.PENDING_WAIT
+    story.record = replace(story.record, suspended=())
+    assert story.passes().terminations
+
+
 @pytest.mark.parametrize(
     ("default", "state"),
     [("CONTINUE", LifecycleState.PENDING_PROCEED), ("ABANDON", LifecycleState.TERMINATING)],
@@ -146,6 +161,23 @@ def test_time_in_which_nobody_watched_is_no_part_of_the_timeout() -> None:
     story.passes(seconds=3600, watched=2)
     assert story.instance.state is LifecycleState.TERMINATING_WAIT
     story.passes(seconds=58, watched=60)
+    assert story.instance.state is LifecycleState.TERMINATING_PROCEED
+
+
+def test_what_was_watched_before_a_gap_counts_and_the_gap_does_not() -> None:
+    story = terminating(TERMINATE)
+    story.before = ((story.now, story.now + timedelta(seconds=50)),)
+    story.passes(seconds=1000, watched=9)
+    assert story.instance.state is LifecycleState.TERMINATING_WAIT
+    story.passes(seconds=1, watched=10)
+    assert story.instance.state is LifecycleState.TERMINATING_PROCEED
+
+
+def test_after_a_hundred_timeouts_by_the_clock_a_restart_gives_one_more_minute() -> None:
+    story = terminating({**TERMINATE, "heartbeat_timeout_seconds": 600})
+    story.passes(seconds=60_001, watched=59)
+    assert story.instance.state is LifecycleState.TERMINATING_WAIT
+    story.passes(seconds=1, watched=60)
     assert story.instance.state is LifecycleState.TERMINATING_PROCEED
 
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller_asg.model.agent_order import Drain, Resume
-from controller_asg.model.instance import CommandEnd, Lease, LifecycleState
+from controller_asg.model.agent_order import Drain, Resume, RunHook
+from controller_asg.model.instance import ADOPTED, CommandEnd, Lease, LifecycleState, StatusCheck
 from controller_asg.planner import leases
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.plan_pass import plan
-from controller_asg.planner.snapshot import Member, SetDesired, Terminate
+from controller_asg.planner.snapshot import CompleteAction, Member, SetDesired, Terminate
 from tests.making import NOW, agent, cloud, instance, record, serving, silent, snapshot
 
 LEASE = Lease("nightly", "report", None)
@@ -241,3 +241,59 @@ def test_a_policys_victim_that_works_is_passed_over_for_an_idle_one() -> None:
     planned = plan(snapshot(of, cold, serving(2), serving(3)))
     assert [t.instance_ids for t in planned.terminations] != [(name(1),)]
     assert name(1) not in going(planned)
+
+
+def adopted(number: int, **keys: Any) -> Member:
+    made = instance(number, LifecycleState.PENDING, reason=ADOPTED, activity_id="", **keys)
+    return Member(made, cloud(made), None)
+
+
+def test_what_was_adopted_and_is_not_heard_counts_as_at_work() -> None:
+    group = Group(unheard(1), *(adopted(n, state_since_at=NOW) for n in (2, 3)), desired=1)
+    planned = group.passes()
+    assert not planned.terminations
+    assert len(drains(planned)) == 2
+
+
+def test_many_that_were_adopted_and_are_not_heard_are_a_fault_of_ours() -> None:
+    few = Group(*(adopted(number, state_since_at=NOW) for number in (1, 2, 3)), desired=3, drain=False)
+    few.passes(seconds=301)
+    assert few.state(1) is LifecycleState.TERMINATING
+    many = Group(*(adopted(number, state_since_at=NOW) for number in range(1, 7)), desired=6)
+    planned = many.passes(seconds=301)
+    assert not planned.terminations
+    assert "6 of 6 were adopted" in dict(planned.conditions)["MassSilence"]
+
+
+def test_work_that_begins_while_a_hook_is_open_is_waited_for() -> None:
+    save = {"name": "save", "transition": "terminate"}
+    group = Group(working(1), desired=0, drain=True, lifecycle_hooks=[save])
+    group.passes()
+    group.says(1, drained=DONE)
+    group.passes()
+    (hook,) = group[1].instance.hooks
+    group.says(1, leases=(LEASE,))
+    assert not group.passes(CompleteAction(name(1), hook.token, "CONTINUE", "alice")).terminations
+    group.says(1, leases=())
+    assert group.passes().terminations
+
+
+def test_one_that_died_while_it_drained_is_not_waited_for_and_its_command_not_asked() -> None:
+    command = {"name": "logs", "transition": "terminate", "command": "logs"}
+    group = Group(working(1, LEASE), desired=0, drain_timeout_seconds=7200, lifecycle_hooks=[command])
+    group.passes()
+    dead = {"silent_seconds": 65.0, "ping_attempts": 9, "ping_failed_seconds": 60.0}
+    group.says(1, **dead)
+    assert not group.passes().terminations, "EC2 has not said so"
+    made = group[1].instance
+    group.members[name(1)] = replace(group[1], cloud=cloud(made, status=StatusCheck.IMPAIRED))
+    planned = group.passes()
+    assert planned.terminations
+    assert not [order for _, order in planned.agent_orders if isinstance(order, RunHook)]
+
+
+def test_resume_is_given_again_whatever_the_group_says_of_drain() -> None:
+    group = Group(working(1, draining=True), desired=1, drain=False)
+    made = replace(group[1].instance, drain_ordered_at=NOW)
+    group.members[name(1)] = replace(group[1], instance=made)
+    assert [type(order) for _, order in group.passes().agent_orders] == [Resume]

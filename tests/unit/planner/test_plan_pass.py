@@ -6,7 +6,7 @@ import pytest
 
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus, LaunchRequest
 from controller_asg.model.errors import CapacityError, RejectedError
-from controller_asg.model.instance import Ec2State, LifecycleState, StatusCheck
+from controller_asg.model.instance import LEAVING_STATES, Ec2State, LifecycleState, StatusCheck
 from controller_asg.planner.plan_pass import plan
 from controller_asg.planner.snapshot import Answer, Bootstrapped, Member, Outcome, SetDesired, Terminate
 from tests.making import NOW, agent, ago, booting, cloud, instance, record, serving, silent, snapshot
@@ -158,6 +158,14 @@ def test_many_silent_at_once_are_our_own_fault() -> None:
     assert not planned.terminations
     assert "mass_silence" in steps(planned)
     assert ("MassSilence" in dict(planned.conditions)) is True
+
+
+def test_the_cause_of_a_termination_is_what_moved_the_size() -> None:
+    members = [replace(serving(n), agent=silent(instance(n))) for n in range(1, 7)]
+    planned = plan(snapshot(record(desired=6, max_size=6), *members, orders=(SetDesired(5, "ann"),)))
+    assert "mass_silence" in steps(planned)
+    left = [one.reason for one in planned.instances if one.state in LEAVING_STATES]
+    assert left == ["asked for by ann"]
 
 
 def test_impaired_status_checks_and_silence_are_two_witnesses() -> None:

@@ -10,7 +10,8 @@ import pytest
 from controller_asg.engine import refreshing
 from controller_asg.model.errors import ConflictError, SpecError
 from controller_asg.model.group import launch_version
-from controller_asg.model.instance import Instance, LifecycleState
+from controller_asg.model.hold import Hold, Process
+from controller_asg.model.instance import Instance, Lease, LifecycleState
 from controller_asg.model.record import GroupRecord, LaunchMemory
 from controller_asg.model.refresh import RefreshStatus, parse_preferences
 from controller_asg.planner.launches import remembered
@@ -48,6 +49,7 @@ class Fleet:
         self.number = 0
         self.broken: set[str] = set()  # versions whose instances never come up
         self.sick: set[str] = set()
+        self.leases: dict[str, tuple[Lease, ...]] = {}
         for _ in range(desired):
             self.add(self.old_version, LifecycleState.IN_SERVICE, ago(86_400))
         self.least = self.most = desired
@@ -118,7 +120,7 @@ class Fleet:
     def member(self, instance: Instance) -> Member:
         view = None
         if instance.launch_version not in self.broken:
-            view = agent(instance, 50.0)
+            view = agent(instance, 50.0, leases=self.leases.get(instance.instance_id))
         if instance.instance_id in self.sick:
             instance = replace(instance, marked_unhealthy="ann")
         return Member(instance, cloud(instance), view)
@@ -367,6 +369,31 @@ def test_preferences_that_contradict_are_refused_with_every_fault() -> None:
         140,
         False,
     )
+
+
+def test_while_launch_is_suspended_nothing_is_replaced_and_the_refresh_does_not_fail() -> None:
+    fleet = Fleet(4)
+    held = ((Process.LAUNCH, Hold("anna", "they look", NOW)),)
+    fleet.record = replace(fleet.record, suspended=held)
+    fleet.order("start", min_healthy_percentage=0, instance_warmup_seconds=0)
+    fleet.run(3 * 3600, every=300)
+    assert (fleet.versions(), fleet.status[0]) == ([fleet.old_version], RefreshStatus.IN_PROGRESS)
+    fleet.record = replace(fleet.record, suspended=())
+    fleet.run(3600, until=fleet.ended)
+    assert fleet.status == (RefreshStatus.SUCCESSFUL, 100)
+
+
+def test_a_lease_that_protects_keeps_a_refresh_waiting() -> None:
+    fleet = Fleet(4)
+    (first, *_) = fleet.members
+    fleet.leases[first] = (Lease("nightly", "", None, protect_from_scale_in=True),)
+    fleet.order("start", min_healthy_percentage=50, instance_warmup_seconds=0)
+    fleet.run(1800)
+    assert fleet.status == (RefreshStatus.IN_PROGRESS, 75)
+    assert first in fleet.members
+    fleet.leases.clear()
+    fleet.run(1800, until=fleet.ended)
+    assert fleet.status == (RefreshStatus.SUCCESSFUL, 100)
 
 
 def test_instances_are_replaced_before_they_reach_their_lifetime() -> None:
