@@ -219,13 +219,14 @@ def _come_up(draft: Draft, member: Member, instance: Instance) -> None:
 
 
 def _hold_unheard(draft: Draft) -> None:
-    """Where many that were adopted are not heard, the fault is taken for ours, as with those that fall silent."""
-    unheard = [m for m in draft.pending() if m.instance.adopted and (m.agent is None or not m.agent.samples)]
-    size = len(draft.live())
-    share = draft.group.mass_silence_percentage
-    draft.unheard_held = size >= MASS_SILENCE_MINIMUM and 100 * len(unheard) >= share * size
-    if draft.unheard_held:
-        reason = f"{len(unheard)} of {size} were adopted and are not heard: none is given up for that"
+    """A group that was adopted and of which none is heard is a fault of ours, as with those that fall silent."""
+    adopted = sum(member.instance.adopted for member in draft.pending())
+    if adopted < MASS_SILENCE_MINIMUM:
+        return
+    live = draft.live()
+    if not any(member.agent is not None and member.agent.samples for member in live):
+        draft.unheard_held = True
+        reason = f"{adopted} were adopted and none of {len(live)} is heard: none is given up for that"
         draft.conditions.append(("MassSilence", reason))
 
 

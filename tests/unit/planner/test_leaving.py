@@ -255,14 +255,17 @@ def test_what_was_adopted_and_is_not_heard_counts_as_at_work() -> None:
     assert len(drains(planned)) == 2
 
 
-def test_many_that_were_adopted_and_are_not_heard_are_a_fault_of_ours() -> None:
+def test_a_group_that_was_adopted_and_of_which_none_is_heard_is_a_fault_of_ours() -> None:
     few = Group(*(adopted(number, state_since_at=NOW) for number in (1, 2, 3)), desired=3, drain=False)
     few.passes(seconds=301)
     assert few.state(1) is LifecycleState.TERMINATING
     many = Group(*(adopted(number, state_since_at=NOW) for number in range(1, 7)), desired=6)
     planned = many.passes(seconds=301)
     assert not planned.terminations
-    assert "6 of 6 were adopted" in dict(planned.conditions)["MassSilence"]
+    assert "none of 6 is heard" in dict(planned.conditions)["MassSilence"]
+    some = Group(working(7), *(adopted(number, state_since_at=NOW) for number in range(1, 7)), desired=7)
+    some.passes(seconds=301)
+    assert some.state(1) is LifecycleState.TERMINATING
 
 
 def test_work_that_begins_while_a_hook_is_open_is_waited_for() -> None:
