@@ -497,7 +497,12 @@ class Invariants:
 
     def _nobody_waits_for_ever(self, now: float) -> None:
         disk = self._world.disk
-        waiting = {i: one for i, one in disk.instances.items() if one.state in _WAITS}
+        held = {
+            name for name, record in disk.groups.items() if record.suspension(Process.TERMINATE) is not None
+        }
+        waiting = {
+            i: one for i, one in disk.instances.items() if one.state in _WAITS and one.group not in held
+        }
         self._overdue = {
             i: self._overdue[i] if i in self._overdue and self._overdue[i][0] == one else (one, now)
             for i, one in waiting.items()
