@@ -284,7 +284,7 @@ class FakeController:
 
     def instance_refresh(self, group: str) -> RefreshProgress:
         self._may_fail()
-        return refreshing.progress(self._record(group), self.members.values(), NOW)
+        return refreshing.progress(self._record(group), self.members.values(), {}, NOW)
 
     async def start_instance_refresh(
         self, group: str, preferences: Mapping[str, Any], actor: str, validate_only: bool
