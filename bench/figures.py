@@ -29,6 +29,7 @@ from bench import (
     process_cost,
     ready_over_boot,
     refresh,
+    refresh_lab,
     rehearse,
     simulated,
     step_to_launch,
@@ -60,6 +61,7 @@ REGISTRY = (
     kill9.MEASUREMENT,
     cut_network.MEASUREMENT,
     jobs_lab.MEASUREMENT,
+    refresh_lab.MEASUREMENT,
     demo_seconds.MEASUREMENT,
 )
 

@@ -39,6 +39,7 @@ class Sizes:
     settle_seconds: float = size(90.0, "kill9: a round that takes longer is unsettled")
     lab_jobs: int = size(40, "jobs_interrupted_lab: jobs in all")
     lab_job_longest_seconds: float = size(20.0, "jobs_interrupted_lab: each takes up to so long")
+    lab_refresh_instances: int = size(4, "refresh_below_healthy_lab: instances of the group")
     cut_seconds: float = size(120.0, "silence_replacements: how long a network is cut")
     cut_instances: int = size(6, "silence_replacements: instances of the group")
     cut_partition: int = size(2, "silence_replacements: of them cut off alone, before the controller is")
