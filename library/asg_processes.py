@@ -35,6 +35,7 @@ options:
       - HealthCheck
       - ReplaceUnhealthy
       - AZRebalance
+      - InstanceRefresh
       - AlarmNotification
       - ScheduledActions
       - ScaleOut
@@ -128,6 +129,7 @@ PROCESSES = [
     "HealthCheck",
     "ReplaceUnhealthy",
     "AZRebalance",
+    "InstanceRefresh",
     "AlarmNotification",
     "ScheduledActions",
     "ScaleOut",

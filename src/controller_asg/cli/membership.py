@@ -31,8 +31,8 @@ Processes = Annotated[
     list[str],
     typer.Argument(
         metavar="[PROCESS...]",
-        help="Launch, Terminate, HealthCheck, ReplaceUnhealthy, AZRebalance, AlarmNotification, ScheduledActions,"
-        " ScaleOut, ScaleIn; all without any.",
+        help="Launch, Terminate, HealthCheck, ReplaceUnhealthy, AZRebalance, InstanceRefresh, AlarmNotification,"
+        " ScheduledActions, ScaleOut, ScaleIn; all without any.",
     ),
 ]
 OneGroup = Annotated[str, typer.Argument(metavar="[GROUP]", help="All groups without it, and new ones too.")]

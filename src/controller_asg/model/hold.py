@@ -15,6 +15,7 @@ class Process(StrEnum):
     HEALTH_CHECK = "HealthCheck"
     REPLACE_UNHEALTHY = "ReplaceUnhealthy"
     AZ_REBALANCE = "AZRebalance"
+    INSTANCE_REFRESH = "InstanceRefresh"
     ALARM_NOTIFICATION = "AlarmNotification"
     SCHEDULED_ACTIONS = "ScheduledActions"
     SCALE_OUT = "ScaleOut"

@@ -331,7 +331,7 @@ def _replace(draft: Draft, refresh: InstanceRefresh, seen: _Seen, of: maintenanc
             maintenance.hold(draft, of, refresh.over)
             return refresh
         refresh = replace(refresh, holding_since_at=None)
-    if draft.held("replace instances", Process.LAUNCH, Process.TERMINATE):
+    if draft.held("replace instances", Process.INSTANCE_REFRESH, Process.LAUNCH, Process.TERMINATE):
         maintenance.hold(draft, of, refresh.over)
         return replace(refresh, waiting_since_at=None)
     upto = next((step for step in steps if step > refresh.checkpoint), steps[-1])

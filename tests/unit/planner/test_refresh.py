@@ -371,9 +371,10 @@ def test_preferences_that_contradict_are_refused_with_every_fault() -> None:
     )
 
 
-def test_while_launch_is_suspended_nothing_is_replaced_and_the_refresh_does_not_fail() -> None:
+@pytest.mark.parametrize("process", [Process.INSTANCE_REFRESH, Process.LAUNCH])
+def test_while_it_is_suspended_nothing_is_replaced_and_the_refresh_does_not_fail(process: Process) -> None:
     fleet = Fleet(4)
-    held = ((Process.LAUNCH, Hold("anna", "they look", NOW)),)
+    held = ((process, Hold("anna", "they look", NOW)),)
     fleet.record = replace(fleet.record, suspended=held)
     fleet.order("start", min_healthy_percentage=0, instance_warmup_seconds=0)
     fleet.run(3 * 3600, every=300)

@@ -2088,8 +2088,8 @@ class SuspendedProcess(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
     process: _builtins.str
-    """Launch, Terminate, HealthCheck, ReplaceUnhealthy, AZRebalance, AlarmNotification or ScheduledActions, as in EC2; or
-    ScaleOut or ScaleIn, the two directions of policies.
+    """Launch, Terminate, HealthCheck, ReplaceUnhealthy, AZRebalance, InstanceRefresh, AlarmNotification or
+    ScheduledActions, as in EC2; or ScaleOut or ScaleIn, the two directions of policies.
     """
     @_builtins.property
     def hold(self) -> Global___Hold: ...
