@@ -116,6 +116,11 @@ class Instance:
         return Offering(self.zone, self.instance_type, self.market)
 
     @property
+    def is_new(self) -> bool:
+        """It was launched for the group and has not served yet. Not adopted, attached, or back from Standby."""
+        return self.in_service_at is None and bool(self.launch_version) and not self.adopted
+
+    @property
     def adopted(self) -> bool:
         """It came with our tags and does not serve for us yet: it may have served before."""
         return self.reason == ADOPTED

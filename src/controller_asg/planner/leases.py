@@ -1,18 +1,17 @@
 """Does an instance work? What its agent said of its leases, and what it is taken for while it said nothing."""
 
-from controller_asg.model.instance import PENDING_STATES, AgentView, Instance
+from controller_asg.model.instance import AgentView, Instance
 from controller_asg.planner.snapshot import Member
 
 
 def busy(member: Member) -> bool:
-    """It holds a lease, or served before (as one that was adopted may have) and was not heard since the start.
+    """It holds a lease, or may have served before (adopted, attached) and was not heard since the start.
 
     One whose agent speaks and tells no leases has none: an older agent knows no such word.
     """
     agent = member.agent
     if agent is None or agent.leases is None:
-        served = member.instance.adopted or member.instance.state not in PENDING_STATES
-        return served and (agent is None or not agent.samples)
+        return not member.instance.is_new and (agent is None or not agent.samples)
     return bool(agent.leases)
 
 

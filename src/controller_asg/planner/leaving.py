@@ -2,7 +2,7 @@
 
 `Draft.terminate` asks `begin`, so every termination of ours comes through here. In Terminating:Wait an instance is
 drained first, then its hooks are opened; whatever it waits for has a limit. One that left by scaling in is taken back
-before anything is launched in its place, as long as no hook of it has ended and none was begun on the instance.
+before anything is launched in its place, until its hooks are opened.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ SHOWN = 5  # of those that wait, in the condition
 def waits(draft: Draft, member: Member) -> bool:
     """Whether it has something to wait for before it may go: its work, its agent's answer, or a hook."""
     verdict = draft.verdict(member)
-    # One that was adopted may work, though it is not in service yet.
-    if verdict.confirmed or (member.instance.in_service_at is None and not leases.busy(member)):
+    if verdict.confirmed or (member.instance.is_new and not leases.busy(member)):
         return False
     silent = _silent(verdict)
     return _drains(draft, member) or any(
@@ -177,7 +176,7 @@ def _may_come_back(draft: Draft, member: Member) -> bool:
     instance, agent = member.instance, member.agent
     return (
         instance.leaving is Leaving.SCALE_IN
-        and not any(hook.result or hook.ordered_at for hook in instance.hooks)
+        and not instance.hooks  # whoever heard of one may have begun
         and agent is not None
         and agent.silent_seconds is not None
         and agent.silent_seconds < draft.snapshot.silence_seconds

@@ -115,7 +115,6 @@ def _new_instance(draft: Draft, cloud: CloudInstance, reason: str) -> Instance:
         instance_type=cloud.instance_type,
         private_ip=cloud.private_ip,
         market=launch.launch.offering.market if launch and launch.launch else cloud.market,
-        protected_from_scale_in=draft.group.new_instances_protected_from_scale_in,
         reason=reason,
     )
 
@@ -167,7 +166,8 @@ def advance(draft: Draft) -> None:
         if instance.state in _AT_HOOKS and not (verdict.confirmed or verdict.told):
             verdict = HEALTHY  # a hook may reboot the machine; its own limit ends it
         if verdict is not HEALTHY:
-            verdict = suspension.judged(draft, instance.instance_id, verdict)
+            if not verdict.confirmed or _is_stopped(member):  # else it is not ill but gone
+                verdict = suspension.judged(draft, instance.instance_id, verdict)
             draft.verdicts[instance.instance_id] = verdict
             if verdict.confirmed:
                 _dead(draft, member, verdict.reason)
@@ -198,12 +198,14 @@ def _come_up(draft: Draft, member: Member, instance: Instance) -> None:
     # An adopted instance whose agent already speaks has its bootstrap behind it.
     adopted = instance.activity_id not in draft.activities
     if speaks and (not waits_for_role or adopted):
-        if instance.state is LifecycleState.PENDING and not adopted:
+        if instance.state is LifecycleState.PENDING and instance.is_new:
             instance = hooks.opened(draft, instance, Transition.LAUNCH)
             if instance.hooks:
                 draft.move(instance, LifecycleState.PENDING_WAIT)
                 hooks.step(draft, draft.members[instance.instance_id])
                 return
+        if instance.in_service_at is None and group.new_instances_protected_from_scale_in:
+            instance = replace(instance, protected_from_scale_in=True)
         draft.move(instance, LifecycleState.IN_SERVICE)
         draft.record = launches.succeeded(
             backoff.succeeded(draft.record, instance.offering), instance.launch_version
@@ -251,6 +253,9 @@ def _at_hooks(draft: Draft, member: Member) -> None:
 
 def _give_up(draft: Draft, instance: Instance, reason: str) -> None:
     """A launch that came to nothing. It counts as a failure, so that a broken image doesn't burn money."""
+    if membership.attached(draft, instance):
+        membership.send_back(draft, instance, reason)
+        return
     if draft.held(f"terminate {instance.instance_id}: {reason}", Process.TERMINATE):
         return
     _count_failure(draft, instance, reason)
@@ -270,13 +275,17 @@ def _count_failure(draft: Draft, instance: Instance, reason: str) -> None:
 
 
 def _dead(draft: Draft, member: Member, reason: str) -> None:
-    instance, cloud = member.instance, member.cloud
-    stopped = cloud is not None and cloud.state in (Ec2State.STOPPING, Ec2State.STOPPED)
+    instance = member.instance
+    stopped = _is_stopped(member)
+    if stopped and membership.attached(draft, instance):
+        membership.send_back(draft, instance, reason)
+        return
     if stopped and draft.held(
         f"terminate {instance.instance_id}: {reason}",
         Process.HEALTH_CHECK,
         Process.REPLACE_UNHEALTHY,
         Process.TERMINATE,
+        Process.LAUNCH,
     ):
         return
     if instance.state in PENDING_STATES:
@@ -286,6 +295,10 @@ def _dead(draft: Draft, member: Member, reason: str) -> None:
         draft.terminate((instance.instance_id,), reason, leaving=Leaving.UNHEALTHY, at_once=True)
     else:
         draft.forget(instance.instance_id)
+
+
+def _is_stopped(member: Member) -> bool:
+    return member.cloud is not None and member.cloud.state in (Ec2State.STOPPING, Ec2State.STOPPED)
 
 
 def _leave(draft: Draft, member: Member) -> None:

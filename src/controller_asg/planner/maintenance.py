@@ -13,7 +13,7 @@ from datetime import timedelta
 from controller_asg.model.decision import Step
 from controller_asg.model.group import healthy_range
 from controller_asg.model.hold import Process
-from controller_asg.model.instance import PENDING_STATES, Instance
+from controller_asg.model.instance import PENDING_STATES, Instance, LifecycleState
 from controller_asg.planner import launches, leases
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.health import Health
@@ -40,11 +40,22 @@ def bounds(desired: int, low_percentage: int, high_percentage: int) -> Bounds:
 
 
 def most(draft: Draft) -> int:
-    """How many instances there may be while unhealthy ones are replaced."""
-    policy = draft.group.instance_maintenance_policy
+    """How many instances there may be while the unhealthy, or those of a full zone, are replaced."""
     desired = draft.record.desired_capacity
-    allowed = draft.record.max_size if policy is None else desired * policy.max_healthy_percentage // 100
+    if draft.group.instance_maintenance_policy is None:
+        allowed = draft.record.max_size
+    else:
+        allowed = bounds(desired, *healthy_range(draft.group)).ceiling
     return max(allowed, desired + draft.over)
+
+
+def is_ready(draft: Draft, instance: Instance) -> bool:
+    """In service, and past its warmup where a maintenance policy promises a healthy share."""
+    if instance.state is not LifecycleState.IN_SERVICE:
+        return False
+    if draft.group.instance_maintenance_policy is None:
+        return True
+    return is_warm(draft, instance, draft.group.default_instance_warmup_seconds)
 
 
 def replace_some(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.decision import Step
 from controller_asg.model.errors import ConflictError
+from controller_asg.model.hold import Process
 from controller_asg.model.instance import Ec2State, Instance, LifecycleState
 from controller_asg.model.record import GroupRecord
 from controller_asg.planner.draft import Draft
@@ -30,8 +31,14 @@ def moving(
 ) -> tuple[tuple[str, ...], int]:
     """(the instances that move, by how much desired capacity changes); those that moved already are left out.
 
-    `activities` are the open ones. Raises ConflictError for the first instance, or the bound, that does not allow it.
+    `activities` are the open ones. Raises ConflictError for the first instance, the bound or the suspended process that
+    does not allow it.
     """
+    suspension = record.suspension(Process.LAUNCH) if isinstance(order, ExitStandby | Attach) else None
+    if suspension is not None:
+        what = f"{suspension[0]} is suspended {suspension[1].said()}, so nothing comes into service"
+        mend = f"controller-asg resume {record.group.name} Launch"
+        raise ConflictError(what, f"groups.{record.group.name}", mend)
     match order:
         case EnterStandby():
             ids = _in_states(order, instances, "enter standby", (_IN_SERVICE,), (_ENTERING, _STANDBY))
@@ -156,9 +163,29 @@ def detach_ended(draft: Draft, activity: Activity, outcome: Outcome) -> None:
 
 
 def attach_failed(draft: Draft, activity: Activity, outcome: Outcome) -> None:
-    """EC2 refused, so nobody comes: desired capacity gives back what it was raised by."""
+    """EC2 refused, so nobody comes."""
     draft.end(activity, ActivityStatus.FAILED, str(outcome.error))
+    _give_back(draft, activity.instance_ids, str(outcome.error))
+
+
+def attached(draft: Draft, instance: Instance) -> bool:
+    """It was attached and is not in service yet."""
+    activity = draft.activities.get(instance.activity_id)
+    return activity is not None and activity.kind is ActivityKind.ATTACH and instance.in_service_at is None
+
+
+def send_back(draft: Draft, instance: Instance, reason: str) -> None:
+    """An attached instance that can't serve leaves as it came, alive: it is somebody's own."""
+    if draft.held(f"detach {instance.instance_id}: {reason}", Process.TERMINATE):
+        return
+    draft.move(instance, _DETACHING, reason)
+    draft.taggings.append(TaggingPlan(ActivityKind.DETACH, (instance.instance_id,), reason))
+    _give_back(draft, (instance.instance_id,), reason)
+
+
+def _give_back(draft: Draft, instance_ids: tuple[str, ...], why: str) -> None:
+    """Desired capacity is what it was before it was raised for the one that was attached."""
     desired = draft.record.desired_capacity
-    reason = f"{', '.join(activity.instance_ids)} was not attached: {outcome.error}"
+    reason = f"{', '.join(instance_ids)} was not attached: {why}"
     draft.steps.append(Step("attach", desired, max(desired - 1, 0), reason))
     draft.record = replace(draft.record, desired_capacity=max(desired - 1, 0))

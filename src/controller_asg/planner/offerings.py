@@ -12,9 +12,8 @@ from datetime import timedelta
 
 from controller_asg.model.decision import Step
 from controller_asg.model.group import LaunchParameters
-from controller_asg.model.instance import PENDING_STATES
 from controller_asg.model.offering import Market, Offering, Prices
-from controller_asg.planner import backoff, costs, termination, victims
+from controller_asg.planner import backoff, costs, maintenance, termination, victims
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.snapshot import Member
 
@@ -110,8 +109,8 @@ def stands_in(draft: Draft, members: Sequence[Member]) -> bool:
 
 
 def return_under_way(draft: Draft, members: Sequence[Member], surplus: int, launching: int) -> bool:
-    """The surplus is the one Spot instance that was launched for this, and it does not serve yet."""
-    booting = sum(m.instance.state in PENDING_STATES for m in members)
+    """The surplus is the one Spot instance that was launched for this, and it is not ready yet."""
+    booting = sum(not maintenance.is_ready(draft, m.instance) for m in members)
     return surplus == 1 == booting + launching and stands_in(draft, members)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from controller_asg.model.hold import Process
 from controller_asg.model.instance import PENDING_STATES
-from controller_asg.planner import leases, offerings
+from controller_asg.planner import leases, maintenance, offerings
 from controller_asg.planner.draft import Draft
 from controller_asg.planner.snapshot import Member
 
@@ -42,6 +42,6 @@ def emptiest(draft: Draft, members: Sequence[Member]) -> tuple[str, str] | None:
 
 
 def under_way(draft: Draft, members: Sequence[Member], surplus: int, launching: int) -> bool:
-    """The surplus is the one instance that was launched for this, and it does not serve yet."""
-    booting = sum(m.instance.state in PENDING_STATES for m in members)
+    """The surplus is the one instance that was launched for this, and it is not ready yet."""
+    booting = sum(not maintenance.is_ready(draft, m.instance) for m in members)
     return surplus == 1 == booting + launching and emptiest(draft, members) is not None

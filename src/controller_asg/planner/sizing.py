@@ -278,8 +278,9 @@ def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
         draft, _in_zone(draft, zone), "Spot has capacity again (spot_return_seconds)"
     ):
         draft.record = replace(draft.record, spot_returned_at=draft.now)
-    if len(serving) + len(waiting) >= desired and need <= 0:
-        # Their replacements serve, so they may go.
+    ready = sum(maintenance.is_ready(draft, member.instance) for member in serving)
+    if ready + len(waiting) >= desired and need <= 0:
+        # Their replacements are ready, so they may go.
         for member in unhealthy:
             _end_unhealthy(draft, member)
 
@@ -352,7 +353,10 @@ def _launch(
     places = maintenance.most(draft) - len(healthy) - len(unhealthy) - len(launching)
     by_size = max(0, need - max(places, 0)) if draft.launches else 0
     by_cost = costs.going_first(draft, unhealthy, taken, unpaid)
-    bound = "max_size" if by_size >= by_cost else "max_hourly_cost"
+    by_policy = (
+        "max_size" if draft.group.instance_maintenance_policy is None else "instance_maintenance_policy"
+    )
+    bound = by_policy if by_size >= by_cost else "max_hourly_cost"
     for member in unhealthy[: max(by_size, by_cost)]:
         reason = f"no room to launch before {member.instance.instance_id} is terminated"
         draft.steps.append(Step(bound, desired, desired, reason))
@@ -372,8 +376,7 @@ def _in_zone(draft: Draft, zone: str) -> zones.Subnets:
 def _launch_one_more(draft: Draft, places: zones.Subnets, cause: str) -> bool:
     """Than desired capacity, where there is room; another one goes once it serves."""
     taken = [m.instance.offering for m in draft.live()]
-    most = max(draft.record.max_size, maintenance.most(draft))
-    if len(taken) >= most or backoff.holding(draft.record, None, draft.now) is not None:
+    if len(taken) >= maintenance.most(draft) or backoff.holding(draft.record, None, draft.now) is not None:
         return False
     if not launches.room_to_grow(draft.record, draft.now) or launches.stopped(draft.record):
         return False
@@ -395,15 +398,17 @@ def _shrink(
         reason = f"{held} too many, but protected from scale-in{suspension.protected_by(draft.record)}"
         draft.steps.append(Step("protection", desired, desired, reason))
     floor = math.ceil(desired * draft.min_healthy_percentage / 100)
-    spare = max(0, serving - floor)
+    spare, held_back = max(0, serving - floor), False
     going = []
     for member in chosen:
         if member.instance.state not in PENDING_STATES:
             if spare == 0:
-                reason = f"{serving} in service, {floor} must stay ({draft.min_healthy_percentage} %)"
-                draft.steps.append(Step("min_healthy_percentage", desired, desired, reason))
-                break
+                held_back = True
+                continue
             spare -= 1
         going.append(member.instance.instance_id)
+    if held_back:
+        reason = f"{serving} in service, {floor} must stay ({draft.min_healthy_percentage} %)"
+        draft.steps.append(Step("min_healthy_percentage", desired, desired, reason))
     if going:
         _give_up(draft, tuple(going), why, Leaving.SCALE_IN)

@@ -11,7 +11,7 @@ from controller_asg.model.agent_order import RunHook
 from controller_asg.model.document import parse_groups
 from controller_asg.model.errors import SpecError
 from controller_asg.model.hold import Hold, Process
-from controller_asg.model.instance import CommandEnd, Ec2State, Instance, LifecycleState
+from controller_asg.model.instance import ADOPTED, CommandEnd, Ec2State, Instance, LifecycleState
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.plan_pass import plan
 from controller_asg.planner.snapshot import CompleteAction, Member, RecordHeartbeat, Terminate
@@ -261,7 +261,7 @@ def test_what_ec2_says_is_dead_waits_for_nothing(state: Ec2State) -> None:
 
 
 def test_adopted_instances_run_no_launch_hook() -> None:
-    member = booting(3)
+    member = booting(3, reason=ADOPTED)
     of = record(desired=1, min_size=1, lifecycle_hooks=[LAUNCH])
     (moved,) = plan(snapshot(of, replace(member, agent=agent(member.instance)))).instances
     assert moved.state is LifecycleState.IN_SERVICE

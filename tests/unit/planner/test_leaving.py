@@ -191,9 +191,10 @@ def _after(group: Group, how: str) -> None:
             group.passes()
 
 
+@pytest.mark.parametrize("command", [{"command": "save-logs.sh"}, {}], ids=["the agent's", "somebody's"])
 @pytest.mark.parametrize("how", ["ordered", "silent", "marked", "hook begun"])
-def test_who_is_sick_sent_away_or_half_torn_down_is_not_taken_back(how: str) -> None:
-    hook = {"name": "save-logs", "transition": "terminate", "command": "save-logs.sh"}
+def test_who_is_sick_sent_away_or_half_torn_down_is_not_taken_back(how: str, command: dict[str, str]) -> None:
+    hook = {"name": "save-logs", "transition": "terminate", **command}
     group = Group(working(1, LEASE), desired=0, lifecycle_hooks=[hook])
     group.passes()
     _after(group, how)

@@ -7,6 +7,7 @@ import pytest
 
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.errors import ConflictError, RejectedError
+from controller_asg.model.hold import Hold, Process
 from controller_asg.model.instance import Ec2State, LifecycleState
 from controller_asg.planner.membership import moving
 from controller_asg.planner.plan import Plan
@@ -218,3 +219,70 @@ def test_attaching_raises_desired_capacity_and_launches_nobody_in_its_place() ->
     assert refused.record.desired_capacity == 4
     assert refused.activities[0].status is ActivityStatus.FAILED
     assert started(refused) == (0, 0)
+
+
+TEN = f"i-{10:017x}"
+ATTACH = Activity(
+    "t",
+    "web",
+    ActivityKind.ATTACH,
+    ActivityStatus.IN_PROGRESS,
+    "attached on the word of anna",
+    1,
+    ago(600),
+    acknowledged=True,
+    instance_ids=(TEN,),
+)
+
+
+def attached(ec2_state: Ec2State = Ec2State.RUNNING, *, speaks: bool = False) -> Member:
+    made = instance(
+        10,
+        LifecycleState.PENDING,
+        activity_id="t",
+        launch_version="",
+        reason=ATTACH.cause,
+        state_since_at=ago(400),
+    )
+    return Member(made, cloud(made, ec2_state), agent(made) if speaks else None)
+
+
+def test_an_attached_instance_runs_no_launch_hooks() -> None:
+    of = record(
+        desired=5, max_size=5, policies=[], lifecycle_hooks=[{"name": "warm", "transition": "launch"}]
+    )
+    planned = plan(snapshot(of, *four(), attached(speaks=True), open_activities=(ATTACH,)))
+    assert states(planned) == {TEN: "InService"}
+
+
+@pytest.mark.parametrize("ec2_state", [Ec2State.RUNNING, Ec2State.STOPPED])
+def test_one_that_can_not_be_attached_leaves_as_it_came_alive(ec2_state: Ec2State) -> None:
+    of = record(desired=5, max_size=5, policies=[])
+    planned = plan(snapshot(of, *four(), attached(ec2_state), open_activities=(ATTACH,)))
+    assert states(planned) == {TEN: "Detaching"}
+    assert [(t.kind, t.instance_ids) for t in planned.taggings] == [(ActivityKind.DETACH, (TEN,))]
+    assert planned.record.desired_capacity == 4
+    assert started(planned) == (0, 0)
+    assert planned.activities[0].status is ActivityStatus.FAILED
+    assert "was not attached" in planned.decision.steps[0].reason
+
+
+def test_what_comes_from_standby_or_is_attached_is_not_the_first_to_go_as_one_that_boots() -> None:
+    of = record(
+        desired=4, max_size=5, policies=[], min_healthy_percentage=0, termination_policies=["OldestInstance"]
+    )
+    back = instance(
+        5, LifecycleState.PENDING, zone=instance(1).zone, in_service_at=ago(500), state_since_at=ago(5)
+    )
+    planned = plan(snapshot(of, *four(), Member(back, cloud(back), None)))
+    assert [t.instance_ids for t in planned.terminations] == [(ONE,)]
+
+
+@pytest.mark.parametrize("order", [ExitStandby((ONE,), "anna"), Attach((TEN,), "anna")])
+def test_while_launch_is_suspended_nothing_comes_into_service(order: Any) -> None:
+    of = replace(FOUR, suspended=((Process.LAUNCH, Hold("bob", "they look", NOW)),))
+    parked = {ONE: apart(1, LifecycleState.STANDBY).instance}
+    with pytest.raises(ConflictError, match="Launch is suspended by bob"):
+        moving(order, of, parked, {})
+    with pytest.raises(ConflictError, match="controller-asg resume web Launch"):
+        moving(order, of, parked, {})

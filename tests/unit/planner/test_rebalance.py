@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.plan_pass import plan
-from tests.making import SUBNETS, booting, instance, record, serving, snapshot
+from tests.making import SUBNETS, ago, booting, instance, record, serving, snapshot
 
 A, B, C = (zone for _, zone in SUBNETS)
 UNEVEN = [serving(1, zone=A), serving(2, zone=A), serving(3, zone=A), serving(4, zone=B)]
@@ -54,3 +54,14 @@ def test_a_booting_one_of_another_cause_goes_as_ever_when_the_group_shrinks() ->
     of = replace(record(desired=3, max_size=6))
     planned = plan(snapshot(of, serving(1), serving(2), serving(3), booting(4)))
     assert [t.instance_ids for t in planned.terminations] == [(instance(4).instance_id,)]
+
+
+def test_a_maintenance_policy_bounds_it() -> None:
+    def of(low: int, high: int) -> dict[str, object]:
+        policy = {"min_healthy_percentage": low, "max_healthy_percentage": high}
+        return {"instance_maintenance_policy": policy, "default_instance_warmup_seconds": 30}
+
+    assert not pass_of(*UNEVEN, **of(75, 100)).launches
+    assert pass_of(*UNEVEN, max_size=4, **of(100, 125)).launches
+    assert not pass_of(*UNEVEN, serving(5, zone=C, in_service_at=ago(29)), **of(100, 125)).terminations
+    assert pass_of(*UNEVEN, serving(5, zone=C, in_service_at=ago(30)), **of(100, 125)).terminations

@@ -434,3 +434,17 @@ def test_an_unhealthy_instance_is_replaced_within_the_maintenance_policy(
     planned = plan(snapshot(of, serving(1), dead))
     assert sum(launch.count for launch in planned.launches) == launched
     assert len(planned.terminations) == terminated
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 9, 10])
+def test_replacements_are_launched_first_at_100_and_110_percent_however_small_the_group(size: int) -> None:
+    policy = {"min_healthy_percentage": 100, "max_healthy_percentage": 110}
+    of = record(size, min_size=1, max_size=20, policies=[], instance_maintenance_policy=policy)
+    ill = replace(serving(1), instance=replace(serving(1).instance, marked_unhealthy="alice"))
+    others = [serving(number) for number in range(2, size + 1)]
+    first = plan(snapshot(of, ill, *others))
+    assert (sum(launch.count for launch in first.launches), first.terminations) == (1, ())
+    fresh = serving(99, in_service_at=ago(1))
+    assert not plan(snapshot(of, ill, *others, fresh)).terminations, "its warmup is not over"
+    (termination,) = plan(snapshot(of, ill, *others, serving(99, in_service_at=ago(31)))).terminations
+    assert termination.instance_ids == (ill.instance.instance_id,)

@@ -103,13 +103,23 @@ def test_without_health_check_only_what_somebody_told_counts() -> None:
     ).instances
 
 
-@pytest.mark.parametrize("process", [Process.HEALTH_CHECK, Process.REPLACE_UNHEALTHY, Process.TERMINATE])
+@pytest.mark.parametrize(
+    "process", [Process.HEALTH_CHECK, Process.REPLACE_UNHEALTHY, Process.TERMINATE, Process.LAUNCH]
+)
 def test_a_stopped_instance_waits_for_its_start(process: Process) -> None:
     stopped = replace(serving(2), cloud=cloud(instance(2), Ec2State.STOPPED))
     planned = plan(snapshot(holding(record(), process), serving(1), stopped))
     assert started(planned) == (0, 0)
     assert not planned.gone
     assert started(plan(snapshot(record(), serving(1), stopped))) == (1, 1)
+
+
+@pytest.mark.parametrize("process", [Process.HEALTH_CHECK, Process.REPLACE_UNHEALTHY])
+def test_a_terminated_instance_leaves_a_gap_that_is_filled(process: Process) -> None:
+    gone = replace(serving(2), cloud=cloud(instance(2), Ec2State.TERMINATED))
+    planned = plan(snapshot(holding(record(), process), serving(1), gone))
+    assert started(planned) == (1, 0)
+    assert "held" not in planned.launches[0].cause
 
 
 def test_a_time_of_a_schedule_that_falls_into_the_suspension_is_left_out() -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from controller_asg.model.document import parse_groups
 from controller_asg.model.errors import SpecError
+from controller_asg.model.instance import LifecycleState
 from controller_asg.planner.plan_pass import plan
 from controller_asg.planner.snapshot import Member
-from tests.making import IMAGE, SUBNETS, ago, record, serving, snapshot
+from tests.making import IMAGE, SUBNETS, agent, ago, booting, record, serving, snapshot
 
 A, B, C = (zone for _, zone in SUBNETS)
 HOUR = 3600
@@ -60,6 +61,28 @@ def test_the_fullest_zone_comes_before_every_policy() -> None:
     members = [serving(1, zone=A), serving(2, zone=B), serving(3, zone=B), serving(4, zone=C)]
     assert gone(members, "OldestInstance")[:2] == [2, 1]
     assert gone(members, "NewestInstance")[:2] == [3, 4]
+
+
+def test_the_fullest_zone_comes_before_those_that_boot_and_there_they_go_first() -> None:
+    three = [serving(number, zone=A) for number in (1, 2, 3)]
+    assert gone([*three, booting(4, zone=B)], "Default")[:2] == [1, 2]
+    assert gone([*three, booting(4, zone=A), booting(5, zone=B)], "Default")[0] == 4
+    assert gone([*three[:2], booting(4, zone=B), booting(5, zone=B)], "Default")[0] == 5
+
+
+def test_protection_of_all_new_instances_begins_when_they_serve() -> None:
+    of = record(1, min_size=0, new_instances_protected_from_scale_in=True, policies=[])
+    up = booting(2)
+    speaks = replace(up, agent=agent(up.instance))
+    (arrived,) = plan(snapshot(replace(of, desired_capacity=2), serving(1), speaks)).instances
+    assert (arrived.state, arrived.protected_from_scale_in) == (LifecycleState.IN_SERVICE, True)
+    (termination,) = plan(snapshot(of, serving(1, protected_from_scale_in=True), up)).terminations
+    assert termination.instance_ids == (up.instance.instance_id,)
+    freed = replace(arrived, state=LifecycleState.PENDING, protected_from_scale_in=False)
+    (back,) = plan(
+        snapshot(replace(of, desired_capacity=2), serving(1), Member(freed, up.cloud, agent(freed)))
+    ).instances
+    assert not back.protected_from_scale_in, "it served before, and somebody took it back"
 
 
 @pytest.mark.parametrize(
