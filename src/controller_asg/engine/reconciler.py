@@ -268,6 +268,7 @@ class Reconciler:
             shared.budget.reserve(self.name, planned.hourly_cost)
             decision_id = await shared.store.commit(change)
             shared.memory.apply(change)
+            shared.view.forget(planned.gone)
             shared.budget.spent(self.name)
             shared.memory.link([activity.activity_id for activity, _ in new], decision_id)
         self.decisions.passed(planned.decision, decision, decision_id)

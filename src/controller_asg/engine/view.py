@@ -45,6 +45,11 @@ class CloudView:
         self._answers.append((asked_at, came_at))
         return {g for g in before.keys() | self.by_group.keys() if before.get(g) != self.by_group.get(g)}
 
+    def forget(self, instance_ids: Iterable[str]) -> None:
+        """They are on record no more; one that comes back is missing from then on, and not since before."""
+        for instance_id in instance_ids:
+            self._missing.pop(instance_id, None)
+
     def failed(self) -> None:
         """A call was not answered: what was answered before it says nothing of now."""
         self._answers.clear()

@@ -20,10 +20,44 @@ SECRET_KEYS = ("user_data", "token", "password", "secret", "store_url")
 SHOWN_CHARACTERS = 60  # of a value; more is cut
 NEAR_RATIO = 0.6  # difflib's own default; below it suggestions stop making sense
 
-# What other tools call it, and we don't.
+_NO_BALANCER = (
+    "leave it out: a launch hook and the agent's drain command register and deregister an instance, "
+    "`controller-asg set-health` says what your load balancer thinks of it"
+)
+_LAUNCH_KEYS = (
+    "image",
+    "instance_type",
+    "instance_types",
+    "subnets",
+    "zones",
+    "security_groups",
+    "key_pair",
+    "instance_profile",
+    "disks",
+    "tags",
+    "user_data",
+    "spot",
+)
+# What other tools call it, or have as a key of a group, and we don't.
 _ELSEWHERE = {
     "desired_capacity": "leave it out: it belongs to the controller (`controller-asg set-desired`); "
     "initial_capacity is where a new group starts",
+    "default_cooldown": "write scale_out_cooldown_seconds and scale_in_cooldown_seconds of each policy",
+    "health_check_type": _NO_BALANCER,
+    "target_group_arns": _NO_BALANCER,
+    "load_balancers": _NO_BALANCER,
+    "launch_template": "write launch",
+    "launch_config_name": "write launch",
+    "availability_zones": "write launch.zones",
+    "vpc_zone_identifier": "write launch.subnets",
+    "mixed_instances_policy": "write launch.instance_types, launch.on_demand_base_capacity and "
+    "launch.on_demand_percentage_above_base_capacity",
+    "suspended_processes": "leave it out: `controller-asg suspend`, or the module asg_processes",
+    "suspend_processes": "leave it out: `controller-asg suspend`, or the module asg_processes",
+    "instance_refresh": "leave it out: `controller-asg start-instance-refresh`, or the module asg_instance_refresh",
+    "warm_pool": "leave it out: there is none; a launch hook keeps an instance out of service until it is warm",
+    "capacity_rebalance": "leave it out: Spot instances are replaced once EC2 has ended them",
+    **{key: f"write launch.{key}" for key in _LAUNCH_KEYS},
 }
 _LOOKALIKES = str.maketrans("oOlI", "0011")
 _SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -41,6 +75,8 @@ def faults_of(error: ValidationError, where: str, known: Any) -> tuple[Fault, ..
     named: set[tuple[str, str]] = set()  # (place, key) that another fault already tells to write
     details = error.errors(include_url=False, include_context=True)
     for detail in sorted(details, key=lambda detail: detail["type"] == "missing"):
+        if detail["type"] == "too_short" and any(_is_below(each["loc"], detail["loc"]) for each in details):
+            continue  # its entries are wrong, not too few
         key, owner = _walk(detail["loc"], known)
         parent = key.rpartition(".")[0]
         if detail["type"] == "missing" and (parent, str(detail["loc"][-1])) in named:
@@ -92,6 +128,10 @@ def _join(where: str, key: str) -> str:
 
 
 # Places
+
+
+def _is_below(loc: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(loc) > len(other) and loc[: len(other)] == other
 
 
 def _walk(loc: tuple[int | str, ...], known: Any) -> tuple[str, Any]:
@@ -218,6 +258,8 @@ def _of_value(kind: str, value: Any, context: Mapping[str, Any], key: str) -> tu
             return f"{seen} is not a finite number", "write a number"
         case "string_pattern_mismatch":
             return _of_pattern(value, seen, str(context["pattern"]))
+        case "too_short":
+            return f"{context['actual_length']} entries", f"write {context['min_length']} at least"
         case "too_long":
             return f"{context['actual_length']} entries", f"write {context['max_length']} at the most"
     return f"{seen} is not right", ""

@@ -159,11 +159,12 @@ class Behavior:
 class InstanceMaintenancePolicy:
     """How far capacity may go while instances are replaced, in percent of desired capacity: EC2's key of that name.
 
-    It holds for unhealthy instances, those of max_instance_lifetime_seconds, rebalance_zones and, unless that says
-    otherwise itself, for an instance refresh. The two may be 100 apart at the most.
+    It holds for unhealthy instances, those of max_instance_lifetime_seconds and, unless that says otherwise itself, for
+    an instance refresh. rebalance_zones and the return to Spot launch first in any case, so they rest where the maximum
+    is 100. The two may be 100 apart at the most. Where EC2 takes -1 for none, leave the key out.
     """
 
-    # Healthy and in service, at least.
+    # In service, healthy and past their warmup, at least.
     min_healthy_percentage: Annotated[int, Field(ge=0, le=100)]
     # In service, booting or being replaced, at the most; this may be above max_size. At 100 an instance goes before its
     # replacement is launched. Where both bounds leave no room, one at a time is launched first (EC2 may terminate it
@@ -209,12 +210,15 @@ class Group:
     # Of desired capacity: what we terminate ourselves never leaves fewer healthy instances than that. Scaling in always
     # goes by it, which EC2 does not bound; replacing goes by instance_maintenance_policy where there is one.
     min_healthy_percentage: Annotated[int, Field(ge=0, le=100)] = 90
-    # See below. Without one, replacements are launched first where max_size leaves room, and a refresh stays at 100 %.
+    # See below. Without one, replacements of the unhealthy are launched first where max_size leaves room (EC2
+    # terminates first); a refresh and max_instance_lifetime_seconds go by min_healthy_percentage and 100 %, as in EC2.
     instance_maintenance_policy: InstanceMaintenancePolicy | None = None
     # 0, or one day at least, as in EC2: instances are replaced from nine tenths of that time in service on, a tenth of
-    # the group at a time and one at least, so that none gets older. Protected ones stay.
+    # the group at a time and one at least, so that none gets older (EC2 goes one by one while there is time). Protected
+    # ones stay.
     max_instance_lifetime_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = 0
     # Which goes first in the fullest zone when the group shrinks; the next one decides where one finds several alike.
+    # Idle ones go before busy ones whatever the zone, and in a zone those that boot before those that serve.
     # Default, only as the last: of the oldest launch parameters, then closest to its next full hour. Where EC2 leaves
     # it to chance, the oldest goes. LeastLoaded, which EC2 lacks: of the lowest cpu_percent. OldestLaunchConfiguration
     # means OldestLaunchTemplate. AllocationStrategy is left out: offerings are chosen at launch, and what had to be
@@ -233,8 +237,8 @@ class Group:
     # word, are taken for a runaway, and held back.
     growth_limit_percentage: Annotated[int, Field(ge=100, le=100_000)] = 300
     growth_window_seconds: Annotated[float, Field(ge=10, le=86_400)] = 600.0
-    # Level zones that differ by two or more: launch in the emptiest, then terminate in the fullest. Needs room below
-    # max_size.
+    # EC2's AZRebalance, here only where asked for: level zones that differ by two or more, launching in the emptiest,
+    # then terminating in the fullest. Needs room below max_size.
     rebalance_zones: bool = False
     # While an instance works its agent holds leases. Idle ones go first; a busy one that has to go, by scaling in, an
     # order or a replacement, waits in Terminating:Wait until its leases have ended and its agent is drained, and so
@@ -246,7 +250,7 @@ class Group:
     drain: bool = True
     # What an instance waits for when it is launched or terminated: EC2's lifecycle hooks, 50 at the most.
     lifecycle_hooks: Annotated[tuple[LifecycleHook, ...], Field(max_length=50)] = ()
-    # Scale-in passes over instances that are protected; a dead one is replaced all the same.
+    # From InService on. Scale-in passes over instances that are protected; a dead one is replaced all the same.
     new_instances_protected_from_scale_in: bool = False
     # As in EC2: prevent-force-deletion lets a group go only when it is empty, prevent-all-deletion never, until another
     # document is applied. Nothing else is held by it.

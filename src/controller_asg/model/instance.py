@@ -121,6 +121,11 @@ class Instance:
         return self.in_service_at is None and bool(self.launch_version) and not self.adopted
 
     @property
+    def attached(self) -> bool:
+        """It came by somebody's word, or by tags of somebody's hand, and does not serve yet: it was never ours."""
+        return self.in_service_at is None and not self.launch_version
+
+    @property
     def adopted(self) -> bool:
         """It came with our tags and does not serve for us yet: it may have served before."""
         return self.reason == ADOPTED

@@ -53,8 +53,9 @@ class LifecycleHook:
     heartbeat_timeout_seconds: Annotated[float, Field(ge=1, le=7200)] = 3600.0
     # What counts at the timeout.
     default_result: Literal["CONTINUE", "ABANDON"] = "ABANDON"
-    # Handed to whoever carries the hook out; the command has it in its environment.
-    notification_metadata: Annotated[str, Field(max_length=1023)] = ""
+    # Handed to whoever carries the hook out; the command has it in its environment. 4,000 characters at the most, as in
+    # EC2.
+    notification_metadata: Annotated[str, Field(max_length=4000)] = ""
 
 
 @immutable

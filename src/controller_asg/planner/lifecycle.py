@@ -253,7 +253,7 @@ def _at_hooks(draft: Draft, member: Member) -> None:
 
 def _give_up(draft: Draft, instance: Instance, reason: str) -> None:
     """A launch that came to nothing. It counts as a failure, so that a broken image doesn't burn money."""
-    if membership.attached(draft, instance):
+    if instance.attached:
         membership.send_back(draft, instance, reason)
         return
     if draft.held(f"terminate {instance.instance_id}: {reason}", Process.TERMINATE):
@@ -265,9 +265,9 @@ def _give_up(draft: Draft, instance: Instance, reason: str) -> None:
 def _count_failure(draft: Draft, instance: Instance, reason: str) -> None:
     """Against its template; against the group only where there is no better template to launch from.
 
-    One that came back from standby, or was attached, says nothing of a template.
+    One that came back from standby says nothing of a template.
     """
-    if instance.in_service_at is not None or not instance.launch_version:
+    if instance.in_service_at is not None or instance.attached:
         return
     draft.record = launches.failed(draft.record, instance.launch_version)
     if launches.counts_for_group(draft.record, instance.launch_version):
@@ -277,7 +277,7 @@ def _count_failure(draft: Draft, instance: Instance, reason: str) -> None:
 def _dead(draft: Draft, member: Member, reason: str) -> None:
     instance = member.instance
     stopped = _is_stopped(member)
-    if stopped and membership.attached(draft, instance):
+    if stopped and instance.attached:
         membership.send_back(draft, instance, reason)
         return
     if stopped and draft.held(

@@ -168,12 +168,6 @@ def attach_failed(draft: Draft, activity: Activity, outcome: Outcome) -> None:
     _give_back(draft, activity.instance_ids, str(outcome.error))
 
 
-def attached(draft: Draft, instance: Instance) -> bool:
-    """It was attached and is not in service yet."""
-    activity = draft.activities.get(instance.activity_id)
-    return activity is not None and activity.kind is ActivityKind.ATTACH and instance.in_service_at is None
-
-
 def send_back(draft: Draft, instance: Instance, reason: str) -> None:
     """An attached instance that can't serve leaves as it came, alive: it is somebody's own."""
     if draft.held(f"detach {instance.instance_id}: {reason}", Process.TERMINATE):

@@ -36,6 +36,7 @@ TRANSITIONS: Mapping[LifecycleState | None, frozenset[LifecycleState]] = {
         {
             LifecycleState.PENDING_WAIT,
             LifecycleState.IN_SERVICE,
+            LifecycleState.DETACHING,
             LifecycleState.TERMINATING_WAIT,
             LifecycleState.TERMINATING,
         }
@@ -204,6 +205,8 @@ class Invariants:
         known = disk.instances.get(instance_id)
         if cause.startswith("its agent did not register"):
             self._few_of_a_bad_image(machine)
+            if known is not None and known.attached:
+                self.violate("what can't be attached leaves alive", f"{instance_id}: {cause}")
         told = "marked unhealthy by" in cause
         by_verdict = cause.startswith(("unhealthy", "its agent did not register", "EC2 ")) and not told
         # One that waited in Terminating:Wait was judged when that began.
@@ -277,6 +280,8 @@ class Invariants:
             # Whose store was lost is a stranger, and Describe may show its tags for a while.
             if old is None and self._detached.get(instance.instance_id) in disk.activities:
                 self.violate("what is detached is not adopted back", instance.instance_id)
+            if instance.state is LifecycleState.PENDING_WAIT and not instance.is_new:
+                self.violate("only what was launched runs launch hooks", instance.instance_id)
             if before is not instance.state:
                 self._moved(instance.instance_id, before, instance.state)
                 if old is not None:
@@ -316,7 +321,11 @@ class Invariants:
         """Nothing begins that is suspended, and no hold ends early by itself."""
         disk = self._world.disk
         records = {**disk.groups, **{record.group.name: record for record in change.groups}}
-        processes = {ActivityKind.LAUNCH: Process.LAUNCH, ActivityKind.TERMINATE: Process.TERMINATE}
+        processes = {
+            ActivityKind.LAUNCH: Process.LAUNCH,
+            ActivityKind.ATTACH: Process.LAUNCH,
+            ActivityKind.TERMINATE: Process.TERMINATE,
+        }
         for activity in change.activities:
             process, record = processes.get(activity.kind), records.get(activity.group)
             if process is None or record is None or activity.group in change.deleted_groups:
@@ -383,8 +392,8 @@ class Invariants:
         world, instance_id = self._world, new.instance_id
         before, after, now = old.state, new.state, world.loop.time()
         came_back = before is LifecycleState.TERMINATING_WAIT and after is LifecycleState.IN_SERVICE
-        if came_back and (old.leaving is not Leaving.SCALE_IN or any(hook.result for hook in old.hooks)):
-            rule = "only what scales in, with no hook ended, is taken back"
+        if came_back and (old.leaving is not Leaving.SCALE_IN or old.hooks):
+            rule = "only what scales in, with no hook opened, is taken back"
             self.violate(rule, f"{instance_id}: {old.reason}")
         record, work = world.disk.groups.get(new.group), world.agents.work
         if work is None or record is None or after not in LEAVING_STATES:

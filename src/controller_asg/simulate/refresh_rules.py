@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.group import healthy_range
-from controller_asg.model.instance import APART_STATES, LEAVING_STATES, Instance, LifecycleState
+from controller_asg.model.instance import (
+    APART_STATES,
+    LEAVING_STATES,
+    PARKED_STATES,
+    Instance,
+    LifecycleState,
+)
 from controller_asg.model.record import Change, GroupRecord
 from controller_asg.model.refresh import ACTIVE, InstanceRefresh, RefreshStatus
 from controller_asg.planner import launches
@@ -144,8 +150,13 @@ def unsettled(record: GroupRecord, own: Iterable[Instance]) -> list[str]:
     if refresh is None:
         return []
     own = list(own)
-    kept = any(one.protected_from_scale_in for one in own)
-    if refresh.active and not (kept and refresh.preferences.scale_in_protected_instances == "Wait"):
+    asked = refresh.preferences
+    kept = any(
+        (one.protected_from_scale_in and asked.scale_in_protected_instances == "Wait")
+        or (one.state in PARKED_STATES and asked.standby_instances == "Wait")
+        for one in own
+    )
+    if refresh.active and not kept:
         return [f"{name}: its refresh is {refresh.status}, {refresh.percentage_complete} %"]
     # Who was refreshed while it had no instances has proven nothing, and may launch its last good version.
     proven = launches.fall_back(record) is None

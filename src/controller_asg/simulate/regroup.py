@@ -48,7 +48,8 @@ async def regroup(world: World, chance: random.Random, tell: Callable[[str], Non
                     await world.ask(engine.move_instances(Detach((one,), decrement, ACTOR), False))
                 case 6 if strangers:
                     one = chance.choice(strangers)
-                    tell(f"operator: attach {group} {one}")
+                    world.ec2.machines[one].mute |= chance.random() < 0.3
+                    tell(f"operator: attach {group} {one}, mute {world.ec2.machines[one].mute}")
                     await world.ask(engine.move_instances(Attach((one,), ACTOR), False, group))
                 case 7 if serving:
                     one = chance.choice(serving)

@@ -291,7 +291,7 @@ def test_the_decision_tells_who_waits_for_what() -> None:
         ({"default_result": "RETRY"}, "[1].default_result"),
         ({"transition": "launching"}, "[1].transition"),
         ({"command": "../hook"}, "[1].command"),
-        ({"notification_metadata": "x" * 1024}, "[1].notification_metadata"),
+        ({"notification_metadata": "x" * 4001}, "[1].notification_metadata"),
     ],
 )
 def test_a_wrong_hook_is_refused_with_its_place(hook: dict[str, Any], fault: str) -> None:

@@ -1,5 +1,6 @@
 """What must hold whatever is seen."""
 
+from collections import Counter
 from dataclasses import replace
 
 from hypothesis import given
@@ -10,7 +11,7 @@ from controller_asg.model.record import GroupRecord
 from controller_asg.planner.health import HEALTHY, Health
 from controller_asg.planner.plan_pass import plan
 from controller_asg.planner.snapshot import Member, SetDesired, Snapshot
-from tests.making import ANSWERED, agent, cloud, instance, record, silent, snapshot
+from tests.making import ANSWERED, agent, ago, cloud, instance, record, silent, snapshot
 
 STATES = [LifecycleState.PENDING, LifecycleState.IN_SERVICE, LifecycleState.TERMINATING]
 
@@ -130,3 +131,37 @@ def test_without_ec2s_answer_nothing_is_started(seen: Snapshot) -> None:
     planned = plan(replace(seen, observed=False))
     assert not planned.launches
     assert not planned.terminations
+
+
+@given(
+    zones=st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=12),
+    left=st.integers(0, 11),
+    policy=st.sampled_from(["Default", "NewestInstance", "LeastLoaded"]),
+)
+def test_scaling_in_leaves_no_zone_fuller_than_it_need_be(
+    zones: list[tuple[str, bool]], left: int, policy: str
+) -> None:
+    """Whatever boots, and whosever turn it would be: nobody goes from a zone while another has two more."""
+    states = {True: LifecycleState.PENDING, False: LifecycleState.IN_SERVICE}
+    made = [
+        instance(number, states[boots], zone=zone, state_since_at=ago(5))
+        for number, (zone, boots) in enumerate(zones)
+    ]
+    of = record(
+        min(left, len(made)),
+        min_size=0,
+        max_size=12,
+        min_healthy_percentage=0,
+        termination_policies=[policy],
+        policies=[],
+    )
+    planned = plan(
+        snapshot(
+            of, *(Member(one, cloud(one), None if one.in_service_at is None else agent(one)) for one in made)
+        )
+    )
+    going = {i for t in planned.terminations for i in t.instance_ids}
+    assert len(going) == len(made) - of.desired_capacity
+    after = Counter(one.zone for one in made if one.instance_id not in going)
+    for zone in {one.zone for one in made if one.instance_id in going}:
+        assert max(after.values(), default=0) <= after[zone] + 1
