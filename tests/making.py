@@ -89,7 +89,9 @@ def cloud(
 
 def agent(made: Instance, cpu: float | None = 50.0, **keys: Any) -> AgentView:
     values = {} if cpu is None else {"cpu_percent": cpu}
-    view = AgentView(made.instance_id, 0.2, samples=(Sample(-0.2, values),), metrics=values)
+    view = AgentView(
+        made.instance_id, 0.2, samples=(Sample(-0.2, values),), metrics=values, in_session_seconds=1000.0
+    )
     return replace(view, **keys)
 
 

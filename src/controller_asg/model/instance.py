@@ -204,3 +204,5 @@ class AgentView:
     hooks: Mapping[str, CommandEnd | None] = field(default_factory=dict)
     # A drain command runs, by its own word, and it was not asked to resume since.
     draining: bool = False
+    # For how long its session has been open; None: it has none, so no order reaches it.
+    in_session_seconds: float | None = None

@@ -50,6 +50,7 @@ class Agent:
         "hooks",
         "last_silence",
         "leases",
+        "leases_known_at",
         "member",
         "metrics",
         "monitor_port",
@@ -57,6 +58,7 @@ class Agent:
         "registered",
         "session",
         "silent",
+        "tells_leases",
         "unregister_requested",
     )
 
@@ -79,6 +81,8 @@ class Agent:
         self.draining = False
         self.hooks: dict[str, CommandEnd | None] = {}
         self.leases: tuple[Lease, ...] | None = None
+        self.tells_leases = False  # in its session, since that began
+        self.leases_known_at = 0.0  # when it was last heard in a session that tells them
         self.readings: deque[Sample] = deque()  # newest last
         self.metrics: Mapping[str, float] = {}
 
@@ -87,6 +91,8 @@ class Agent:
         if self.silent and self.heard_at is not None:
             self.last_silence = (self.heard_at, now)
         self.heard_at = now
+        if self.tells_leases:
+            self.leases_known_at = now
         if self.ask_at is None:
             return False
         self.silent = False
@@ -123,9 +129,10 @@ class Agent:
             del self.hooks[next(iter(self.hooks))]
         return True
 
-    def forget_running_hooks(self) -> None:
-        """An agent that was started anew runs none of them; one that was not tells them again."""
+    def forget_running_commands(self) -> None:
+        """An agent that was started anew runs none of them, nor is it drained; one that was not tells them again."""
         self.hooks = {token: end for token, end in self.hooks.items() if end is not None}
+        self.drained, self.draining = None, False
 
     def forgive(self, stall_seconds: float, now: float) -> None:
         """Take a stall of our own out of every count of the agent's silence. Samples stay as old as they are.
@@ -145,7 +152,9 @@ class Agent:
     def view(self, now: float) -> AgentView:
         heard_at, failing_since, leases = self.heard_at, self.failing_since, self.leases
         if leases:
-            leases = tuple(lease for lease in leases if lease.ends_at is None or lease.ends_at > now)
+            # Renewals that are not heard may have been made: only in a session that tells its leases do they end.
+            known_at = now if self.tells_leases and not self.silent else self.leases_known_at
+            leases = tuple(lease for lease in leases if lease.ends_at is None or lease.ends_at > known_at)
         return AgentView(
             self.member.instance_id,
             None if heard_at is None else now - heard_at,
@@ -160,4 +169,5 @@ class Agent:
             self.drained,
             dict(self.hooks) if self.hooks else NO_HOOKS,
             self.draining,
+            None if self.session is None else now - self.session.opened_at,
         )

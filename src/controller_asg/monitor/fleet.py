@@ -140,7 +140,9 @@ class Fleet:
         if agent is None or agent.session is None:
             return False
         if isinstance(order, Drain | Resume):
-            agent.drained, agent.draining = None, False  # what it says from now on is the answer
+            agent.drained = None  # what it says from now on is the answer
+        if isinstance(order, Resume):
+            agent.draining = False  # to an order to drain it would be an answer
         agent.session.push(order)
         return True
 
@@ -192,7 +194,7 @@ class Fleet:
         if agent.session is not None and not requested:
             # Taken off first: that a stream ends after a goodbye is no reason to ask. One that wants to be taken out
             # of its group keeps its session, for the order to drain.
-            session, agent.session = agent.session, None
+            session, agent.session, agent.tells_leases = agent.session, None, False
             session.end(EndReason.STOPPED, "the agent stops")
         group = agent.member.group
         if requested and not agent.unregister_requested:
@@ -210,7 +212,8 @@ class Fleet:
             agent.session.end(EndReason.REPLACED, "a newer session of the same instance began")
         now = self.now()
         self._identify(agent, monitor_port, agent_version, boot_id)
-        agent.forget_running_hooks()
+        agent.forget_running_commands()
+        agent.tells_leases = False
         session = agent.session = AgentSession(self, agent, now)
         session.push(Pace(self._settings.sample_interval_seconds))
         self.heard(agent, now, None)
@@ -241,6 +244,7 @@ class Fleet:
             self._wake(agent.member.group, "drained")
 
     def leases_told(self, agent: Agent, now: float, leases: tuple[Lease, ...]) -> None:
+        agent.tells_leases = True
         self.heard(agent, now, None)
         if leases != agent.leases:
             agent.leases = leases
@@ -255,7 +259,7 @@ class Fleet:
         """A stream is gone. Without a goodbye, and with no newer one, its agent is asked at once."""
         if agent.session is not session:
             return
-        agent.session = None
+        agent.session, agent.tells_leases = None, False
         agent.ask_at = self.now()
         self._suspicion.set()
         log.debug("agent_stream_lost", group=agent.member.group, instance_id=agent.member.instance_id)

@@ -68,10 +68,12 @@ class AgentSession:
         "_something",
         "_values",
         "last_sequence",
+        "opened_at",
     )
 
     def __init__(self, fleet: Fleet, agent: Agent, now: float) -> None:
         self.last_sequence = -1
+        self.opened_at = now
         self._fleet = fleet
         self._agent = agent
         self._values: Mapping[str, float] | None = None

@@ -80,12 +80,16 @@ def _step(draft: Draft, instance_id: str, hook: OpenHook, agent: AgentView | Non
         return _end(draft, instance_id, hook, hook.default_result, f"still open after {longest:g} s")
     if hook.command and hook.token not in told and due(hook.ordered_at, draft.now):
         left = hook.heartbeat_timeout_seconds - draft.watched_seconds(hook.heartbeat_at)
-        order = RunHook(
-            hook.token, hook.command, left, hook.transition, hook.name, hook.notification_metadata
-        )
-        draft.agent_orders.append((instance_id, order))
-        return replace(hook, ordered_at=draft.now)
+        return _ordered(draft, instance_id, hook, left)
     return hook
+
+
+def _ordered(draft: Draft, instance_id: str, hook: OpenHook, left_seconds: float) -> OpenHook:
+    order = RunHook(
+        hook.token, hook.command, left_seconds, hook.transition, hook.name, hook.notification_metadata
+    )
+    draft.agent_orders.append((instance_id, order))
+    return replace(hook, ordered_at=draft.now)
 
 
 def _ended_by(draft: Draft, instance_id: str, hook: OpenHook, end: CommandEnd) -> OpenHook:
@@ -115,6 +119,8 @@ def take(draft: Draft, order: CompleteAction | RecordHeartbeat) -> None:
                     hook = _end(draft, instance.instance_id, hook, order.result, f"by {order.actor}")
                 case RecordHeartbeat():
                     hook = replace(hook, heartbeat_at=draft.now)
+                    if hook.command:  # the agent ends it by the same limit
+                        hook = _ordered(draft, instance.instance_id, hook, hook.heartbeat_timeout_seconds)
         hooks.append(hook)
     draft.put(replace(instance, hooks=tuple(hooks)))
 

@@ -24,8 +24,8 @@ from controller_asg.planner.snapshot import Member
 if TYPE_CHECKING:
     from controller_asg.planner.draft import Draft
 
-# An idle instance whose agent says nothing to the order to drain goes after so long: an agent tells at once that it
-# drains, or that it has no command.
+# An idle instance whose agent says nothing to the order to drain goes after so long in session: an agent tells at once
+# that it drains, or that it has no command.
 ANSWER_SECONDS = 10.0
 # One that is silent for so long, and that EC2's status checks call dead too, is waited for no longer.
 DEAD_SECONDS = 60.0
@@ -138,7 +138,10 @@ def _drain_end(draft: Draft, member: Member) -> str | None:
         return None
     if drained is not None:
         return "killed at its limit" if drained.exit_code is None else f"exit code {drained.exit_code}"
-    return None if answered or waited < ANSWER_SECONDS else f"no answer within {ANSWER_SECONDS:g} s"
+    in_session = agent.in_session_seconds if agent is not None else None
+    if answered or in_session is None or min(waited, in_session) < ANSWER_SECONDS:
+        return None
+    return f"no answer within {ANSWER_SECONDS:g} s"
 
 
 def _ordered(draft: Draft, instance: Instance, cause: str, left_seconds: float) -> Instance:

@@ -561,7 +561,11 @@ class Invariants:
                 for i in serving
             ):
                 found.append(f"{name}: in service, and drained")
-            found.extend(refresh_rules.unsettled(record, (world.disk.instances[i] for i in serving)))
+            found.extend(
+                refresh_rules.unsettled(
+                    record, (one for one in world.disk.instances.values() if one.group == name)
+                )
+            )
             if any(world.disk.instances[i].marked_unhealthy for i in serving):
                 found.append(f"{name}: in service, and marked unhealthy")
         waiting = [

@@ -14,6 +14,8 @@ from controller_asg.monitor.session import AgentSession
 
 # Of orders to drain: no command, one that ends, one that goes on until it is killed.
 DRAIN_SECONDS = (0.0, 0.0, 2.0, 15.0, 1e9)
+# A lease that its owner renews: for so long at a time, when so little of it is left.
+LEASE_SECONDS, RENEWED_AT_SECONDS = 10.0, 4.0
 HOOK_ENDS = ("well", "well", "fails", "hangs", "somebody")
 
 
@@ -22,6 +24,7 @@ class Job:
     ends_at: float
     told_at: float | None = None  # when a controller first heard of its lease
     protects: bool = False
+    lease_ends_at: float | None = None  # None: the lease has no end, and is taken away with the job
 
 
 @dataclass(slots=True)
@@ -30,7 +33,7 @@ class Run:
 
     ends_at: float
     exit_code: int | None
-    told: bool = False
+    told: bool | None = None  # None: nothing; False: that it runs; True: how it ended
 
 
 @dataclass(slots=True)
@@ -44,6 +47,9 @@ class Machine:
     session: AgentSession | None = None
     leases: tuple[Lease, ...] | None = None  # as its session was last told
     began: set[str] = field(default_factory=set)  # tokens of the hooks that it ever began
+
+    def runs(self) -> list[Run]:
+        return [*([self.drain] if self.drain is not None else []), *self.hooks.values()]
 
 
 class Work:
@@ -89,7 +95,10 @@ class Work:
                 self.begin_job(instance_id, self._chance.uniform(2, self._longest_seconds), protects)
 
     def begin_job(self, instance_id: str, seconds: float, protects: bool = False) -> None:
-        self.of(instance_id).jobs.append(Job(self._now() + seconds, protects=protects))
+        now = self._now()
+        renews = int(seconds * 1000) % 2  # half of them
+        lease_ends_at = now + LEASE_SECONDS if renews else None
+        self.of(instance_id).jobs.append(Job(now + seconds, None, protects, lease_ends_at))
 
     def terminated(self, instance_id: str) -> None:
         self.interrupted += len(self.running(instance_id))
@@ -109,10 +118,11 @@ class Work:
                     takes = 0.0 if self.calm else self._chance.choice(DRAIN_SECONDS)
                     killed = takes > order.timeout_seconds
                     machine.drain = Run(now + min(takes, order.timeout_seconds), None if killed else 0)
+                machine.drain.told = None
             case Resume():
                 machine.takes_jobs, machine.drain = True, None
             case RunHook() if order.token in machine.hooks:
-                machine.hooks[order.token].told = False
+                machine.hooks[order.token].told = None
             case RunHook():
                 machine.began.add(order.token)
                 machine.hooks[order.token] = self._hook(order)
@@ -122,13 +132,14 @@ class Work:
         machine, now = self.of(instance_id), self._now()
         if machine.session is not session:
             machine.session, machine.leases = session, None
-            if machine.drain is not None:
-                machine.drain.told = False
-            for run in machine.hooks.values():
-                run.told = False
+            for run in machine.runs():
+                run.told = None
         jobs = self.running(instance_id)
+        for job in jobs:
+            if job.lease_ends_at is not None and job.lease_ends_at - now < RENEWED_AT_SECONDS:
+                job.lease_ends_at = now + LEASE_SECONDS
         leases = tuple(
-            Lease(f"job-{number}", "", None, protect_from_scale_in=job.protects)
+            Lease(f"job-{number}", "", job.lease_ends_at, protect_from_scale_in=job.protects)
             for number, job in enumerate(jobs)
         )
         if leases != machine.leases:
@@ -136,13 +147,13 @@ class Work:
             machine.leases = leases
         for job in jobs:
             job.told_at = now if job.told_at is None else job.told_at
-        if machine.drain is not None and not machine.drain.told:
-            machine.drain.told = machine.drain.ends_at <= now
-            session.drain_progress(machine.drain.told, machine.drain.exit_code, "drained")
+        if machine.drain is not None and machine.drain.told is not (ended := machine.drain.ends_at <= now):
+            machine.drain.told = ended
+            session.drain_progress(ended, machine.drain.exit_code, "drained")
         for token, run in machine.hooks.items():
-            if not run.told:
-                run.told = run.ends_at <= now
-                session.hook_progress(token, run.told, run.exit_code, "done")
+            if run.told is not (ended := run.ends_at <= now):
+                run.told = ended
+                session.hook_progress(token, ended, run.exit_code, "done")
 
     def _hook(self, order: RunHook) -> Run:
         now, takes = self._now(), self._chance.uniform(0.2, 5.0)

@@ -122,3 +122,61 @@ async def test_a_drain_that_runs_is_told_apart_from_one_nobody_heard_of_until_th
     assert (world.of(A).draining, world.of(A).drained) == (False, CommandEnd(0, "done"))
     world.fleet.send(A, Resume("load"))
     assert (world.of(A).draining, world.of(A).drained) == (False, None)
+
+
+async def test_a_lease_that_can_not_be_renewed_within_our_hearing_does_not_end() -> None:
+    world = World()
+    session = world.join(A)
+    session.leases((Lease("nightly", "", session.now() + 30.0),))
+    world.clock.advance(20.0)
+    session.heartbeat(1)
+    session.close()
+    world.clock.advance(3600.0)
+    assert world.of(A).leases, "its stream is down"
+    session = world.fleet.open(A, 7401, "0.1.0", "boot-1")
+    session.heartbeat(1)
+    assert world.of(A).leases, "the new session has not told its leases yet"
+    session.leases(())
+    assert world.of(A).leases == ()
+
+
+async def test_a_lease_ends_unheard_if_it_was_over_before_the_stream_broke() -> None:
+    world = World()
+    session = world.join(A)
+    session.leases((Lease("nightly", "", session.now() + 30.0),))
+    world.clock.advance(31.0)
+    session.heartbeat(1)
+    session.close()
+    assert world.of(A).leases == ()
+
+
+async def test_a_new_session_has_not_drained_until_it_says_so() -> None:
+    world = World()
+    session = world.join(A)
+    session.drain_progress(False, None, "")
+    session.close()
+    assert world.of(A).draining
+    session = world.fleet.open(A, 7401, "0.1.0", "boot-1")
+    assert not world.of(A).draining
+    session.drain_progress(True, 0, "")
+    assert world.of(A).drained
+    world.fleet.open(A, 7401, "0.1.0", "boot-1")
+    assert world.of(A).drained is None
+
+
+async def test_that_it_drains_already_answers_an_order_to_drain() -> None:
+    world = World()
+    world.join(A).drain_progress(False, None, "")
+    world.fleet.send(A, Drain(60.0, "scale in"))
+    assert world.of(A).draining
+    world.fleet.send(A, Resume("load is back"))
+    assert not world.of(A).draining
+
+
+async def test_the_view_tells_for_how_long_orders_reach_it() -> None:
+    world = World()
+    session = world.join(A)
+    world.clock.advance(3.0)
+    assert world.of(A).in_session_seconds == 3.0
+    session.close()
+    assert world.of(A).in_session_seconds is None

@@ -308,3 +308,11 @@ def test_more_than_fifty_hooks_are_refused_as_by_ec2() -> None:
     document = {"launch": {"image": {"id": "ami-0123456789abcdef0"}}, "lifecycle_hooks": hooks}
     with pytest.raises(SpecError, match="lifecycle_hooks"):
         parse_groups({"web": document})
+
+
+def test_a_heartbeat_begins_the_limit_of_its_command_anew() -> None:
+    story = terminating({**TERMINATE, **COMMAND, "heartbeat_timeout_seconds": 60})
+    story.passes(seconds=40)
+    (hook,) = story.instance.hooks
+    planned = story.passes(RecordHeartbeat(story.instance.instance_id, hook.token))
+    assert [(order.token, order.timeout_seconds) for _, order in planned.agent_orders] == [(hook.token, 60)]

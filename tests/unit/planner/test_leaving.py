@@ -301,3 +301,17 @@ def test_resume_is_given_again_whatever_the_group_says_of_drain() -> None:
     made = replace(group[1].instance, drain_ordered_at=NOW)
     group.members[name(1)] = replace(group[1], instance=made)
     assert [type(order) for _, order in group.passes().agent_orders] == [Resume]
+
+
+def test_one_that_is_not_heard_may_be_at_work_so_others_go_first_and_it_is_waited_for() -> None:
+    group = Group(working(1), working(2), desired=1, drain=True)
+    group.says(1, silent_seconds=6.0, in_session_seconds=None)
+    assert going(group.passes()) == {name(2)}
+    group = Group(working(1), desired=0, drain=True)
+    group.says(1, silent_seconds=6.0, in_session_seconds=None)
+    group.passes()
+    assert not group.passes(seconds=60).terminations, "no order has reached it"
+    group.says(1, silent_seconds=0.2, in_session_seconds=0.1)
+    assert not group.passes().terminations, "it was asked just now"
+    group.says(1, in_session_seconds=10.0)
+    assert group.passes().terminations
