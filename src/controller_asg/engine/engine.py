@@ -6,7 +6,7 @@ import random
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -34,7 +34,15 @@ from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus
 from controller_asg.model.agent_order import AgentOrder
 from controller_asg.model.clock import Clock
 from controller_asg.model.decision import Decision
-from controller_asg.model.errors import CloudError, ConflictError, Fault, FencedError, SpecError, StoreError
+from controller_asg.model.errors import (
+    CloudError,
+    ConflictError,
+    Fault,
+    FencedError,
+    NotFoundError,
+    SpecError,
+    StoreError,
+)
 from controller_asg.model.group import Group
 from controller_asg.model.hold import Hold, Process
 from controller_asg.model.instance import LEAVING_STATES, Instance, LifecycleState
@@ -65,6 +73,8 @@ from controller_asg.planner.snapshot import (
 )
 from controller_asg.policy.forecast import Forecast
 from controller_asg.store.port import Store
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -139,6 +149,8 @@ class Engine:
         self._reconcilers: dict[str, Reconciler] = {}
         self._subnets: dict[str, tuple[float, int, tuple[tuple[str, str], ...]]] = {}
         self._bootstrapping: set[str] = set()
+        self._applying = asyncio.Lock()
+        self._changes: set[asyncio.Task[Any]] = set()  # that operators asked for, and are under way
         self._doubtful: set[str] = set()  # groups of a commit that failed, and may have landed
         self._attaching = asyncio.Lock()  # two orders may name the same instance
         self._look = asyncio.Event()
@@ -163,18 +175,22 @@ class Engine:
 
     async def run(self) -> None:
         """Until cancelled. Returns by raising FencedError when another controller has taken the store over."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            tasks.create_task(self._watch_ec2(), name="observe")
-            tasks.create_task(self._watch_subnets(), name="subnets")
-            tasks.create_task(self._prune(), name="prune")
-            tasks.create_task(self._watch_doubts(), name="doubts")
-            tasks.create_task(self._foretell(), name="foretell")
-            for name in self._reconcilers:
-                self._spawn_reconciler(name)
-            for activity in list(self._memory.open_activities.values()):
-                if not activity.acknowledged:
-                    self._act(activity, False)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self._watch_ec2(), name="observe")
+                tasks.create_task(self._watch_subnets(), name="subnets")
+                tasks.create_task(self._prune(), name="prune")
+                tasks.create_task(self._watch_doubts(), name="doubts")
+                tasks.create_task(self._foretell(), name="foretell")
+                for name in self._reconcilers:
+                    self._spawn_reconciler(name)
+                for activity in list(self._memory.open_activities.values()):
+                    if not activity.acknowledged:
+                        self._act(activity, False)
+        finally:
+            for change in self._changes:
+                change.cancel()
 
     def settings_changed(self, settings: Settings, prices: Prices) -> None:
         self._settings = settings
@@ -431,6 +447,8 @@ class Engine:
     def _end(self, name: str) -> None:
         reconciler = self._reconcilers.pop(name)
         self._subnets.pop(name, None)
+        gone = NotFoundError("the group was deleted meanwhile", f"groups.{name}", "apply it again")
+        reconciler.inbox.refuse(reconciler.inbox.take()[1], gone)
         reconciler.inbox.awake.set()
         self._members_changed()
 
@@ -547,8 +565,28 @@ class Engine:
 
     # Orders
 
+    async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Whoever asks may go away meanwhile: what may be committed is carried out to its end all the same.
+
+        Else the store would hold what memory does not.
+        """
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
     async def apply_groups(
         self, documents: Mapping[str, Mapping[str, Any]], validate_only: bool, source: str = ""
+    ) -> tuple[tuple[Applied, ...], tuple[Fault, ...]]:
+        # Changes one at a time: two that fit the ceiling of all by themselves may break it together.
+        async def in_turn() -> tuple[tuple[Applied, ...], tuple[Fault, ...]]:
+            async with contextlib.nullcontext() if validate_only else self._applying:
+                return await self._apply_groups(documents, validate_only, source)
+
+        return await self._to_its_end(in_turn())
+
+    async def _apply_groups(
+        self, documents: Mapping[str, Mapping[str, Any]], validate_only: bool, source: str
     ) -> tuple[tuple[Applied, ...], tuple[Fault, ...]]:
         wanted, warnings = await applying.check(
             self._cloud, documents, source, self._user_data, self._budget.faults
@@ -559,16 +597,13 @@ class Engine:
             await self._observe_ec2(self._clock.monotonic())
             if self._cloud_fault:
                 raise CloudError(self._cloud_fault, "EC2", "apply again when EC2 answers")
-        locks = [self._reconcilers[name].lock for name in sorted(documents) if name in self._reconcilers]
-        for lock in locks:
-            await lock.acquire()
-        try:
+        async with contextlib.AsyncExitStack() as locks:
+            for name in sorted(documents):
+                if name in self._reconcilers:
+                    await locks.enter_async_context(self._reconcilers[name].lock)
             applied, change = applying.differences(self._memory, self._view, wanted, self._clock.now())
             if not validate_only and change.groups:
                 await self._commit(change, documents)
-        finally:
-            for lock in locks:
-                lock.release()
         if not validate_only:
             for record in change.groups:
                 name = record.group.name
@@ -579,9 +614,14 @@ class Engine:
         return applied, warnings
 
     async def delete_group(self, name: str, force: bool, validate_only: bool) -> bool:
+        return await self._to_its_end(self._delete_group(name, force, validate_only))
+
+    async def _delete_group(self, name: str, force: bool, validate_only: bool) -> bool:
         if name not in self._memory.groups:
             return False
         async with self._reconcilers[name].lock:
+            if name not in self._memory.groups:
+                return False
             applying.check_deletable(self._memory.record(name).group, force)
             instances = self._memory.by_group[name].values()
             going = {*LEAVING_STATES, LifecycleState.DETACHING} - {LifecycleState.TERMINATING_WAIT}
@@ -721,14 +761,15 @@ class Engine:
         def change(record: GroupRecord) -> GroupRecord:
             return suspension.suspend(record, processes, hold)
 
-        return await self._change_records(group, change, validate_only)
+        return await self._to_its_end(self._change_records(group, change, validate_only))
 
     async def resume(
         self, group: str, processes: tuple[Process, ...], validate_only: bool
     ) -> tuple[str, ...]:
-        return await self._change_records(
-            group, lambda record: suspension.resume(record, processes), validate_only
-        )
+        def change(record: GroupRecord) -> GroupRecord:
+            return suspension.resume(record, processes)
+
+        return await self._to_its_end(self._change_records(group, change, validate_only))
 
     async def _change_records(
         self, group: str, change: Callable[[GroupRecord], GroupRecord], validate_only: bool

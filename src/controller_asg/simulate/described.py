@@ -107,11 +107,12 @@ class _Life:
         world.ec2.boot_seconds = lambda: max(
             0.0, self._chance.choice(surroundings.launch_delay_seconds) - SETTLES_SECONDS
         )
-        world.load = lambda instance_id: self._percent if instance_id in self._serving else 0.0
+        world.load = lambda instance_id: self._percent  # who begins is as busy as it will be
         await world.start()
         await world.apply(**{name: self._document()})
         first = self._group.initial_capacity or 0
         await world.until(lambda: len(self._in_service()) >= first, IN_SERVICE_SECONDS, every=1.0)
+        world.load = lambda instance_id: self._percent if instance_id in self._serving else 0.0
         world.ec2.faults.dies_pending_ratio = surroundings.failed_launches_percent / 100
         for outage in surroundings.outages:
             world.loop.call_later(outage.at_seconds, self._break, outage)

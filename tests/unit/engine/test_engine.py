@@ -414,3 +414,82 @@ def test_a_clock_that_steps_kills_nobody(seconds: float) -> None:
         await world.until(lambda: world.ec2.calls["RunInstances"] == 5, 10)
 
     play(scene)
+
+
+async def _cut_short(world: World, call: Coroutine[Any, Any, Any], landed: Callable[[], bool]) -> None:
+    """Whoever asked goes away once the store has it, and before it has answered."""
+    usual, world.disk.commit_seconds = world.disk.commit_seconds, 1.0
+    asked = asyncio.ensure_future(call)
+    await world.until(landed, 10, every=0.05)
+    assert not asked.done()
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    world.disk.commit_seconds = usual
+    await world.clock.sleep(5)
+
+
+def test_a_document_counts_though_whoever_applied_it_has_gone() -> None:
+    async def scene(world: World) -> None:
+        larger = {"web": {**WEB, "max_size": 9}}
+        call = world.engine.apply_groups(larger, False)
+        await _cut_short(world, call, lambda: world.disk.groups["web"].max_size == 9)
+        await world.engine.set_desired_capacity("web", 3, "alice")
+        assert world.disk.groups["web"].max_size == 9
+
+    play(scene)
+
+
+def test_a_group_is_deleted_though_whoever_deleted_it_has_gone() -> None:
+    async def scene(world: World) -> None:
+        call = world.engine.delete_group("web", True, False)
+        await _cut_short(world, call, lambda: "web" not in world.disk.groups)
+        assert world.engine.groups() == ()
+        await world.until(lambda: not world.ec2.alive(), 120)
+
+    play(scene)
+
+
+def test_whoever_stops_waiting_for_a_group_holds_up_no_other() -> None:
+    async def scene(world: World) -> None:
+        await world.apply(api=WEB)
+        lock = world.engine._reconcilers["web"].lock
+        async with lock:
+            asked = asyncio.ensure_future(world.engine.apply_groups({"api": WEB, "web": WEB}, False))
+            await world.clock.sleep(30)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+        async with asyncio.timeout(30):
+            await world.engine.set_desired_capacity("api", 3, "alice")
+
+    play(scene)
+
+
+def test_an_order_to_a_group_that_is_deleted_meanwhile_is_answered() -> None:
+    async def scene(world: World) -> None:
+        world.disk.commit_seconds = 1.0
+        deleting = asyncio.ensure_future(world.engine.delete_group("web", True, False))
+        await world.clock.sleep(0.5)
+        with pytest.raises(NotFoundError, match="deleted meanwhile"):
+            async with asyncio.timeout(60):
+                await world.engine.set_desired_capacity("web", 3, "alice")
+        assert await deleting
+        assert not await world.engine.delete_group("web", True, False)
+
+    play(scene)
+
+
+def test_two_groups_at_once_do_not_break_the_ceiling_of_all() -> None:
+    async def whole() -> None:
+        world = World(1, max_hourly_cost=3.0)
+        await world.start()
+        pair = [
+            world.engine.apply_groups(
+                {name: {**WEB, "launch": {**WEB["launch"], "instance_type": "t2.micro"}}}, False
+            )
+            for name in ("api", "web")
+        ]
+        ends = await asyncio.gather(*pair, return_exceptions=True)
+        assert [type(end) for end in ends].count(SpecError) == 1
+        await world.stop()
+
+    run_virtual(whole(), VirtualLoop())

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from controller_asg.model.group import Group, Image, LaunchParameters
 from controller_asg.model.lifecycle_hook import LifecycleHook
-from controller_asg.model.scaling_policy import TargetTracking
+from controller_asg.model.scaling_policy import TargetTracking, Thresholds
 from controller_asg.rehearse.whole_group import BEGIN
 from controller_asg.simulate.described import Lived, Outage, Surroundings, live
 
@@ -55,3 +55,9 @@ def test_a_groups_hooks_and_drain_hold_nothing_up_where_nobody_carries_them_out(
         for group in (GROUP, replace(GROUP, lifecycle_hooks=hooks, drain=True))
     )
     assert plain == hooked
+
+
+def test_the_first_instances_are_not_taken_for_idle_while_the_others_boot() -> None:
+    by_thresholds = replace(GROUP, policies=(Thresholds(),))
+    end = live([4.0] * 6, by_thresholds, Surroundings(launch_delay_seconds=(62.0, 180.0)), BEGIN)
+    assert end.schedule.in_service[0] == 7
