@@ -1,5 +1,7 @@
 """Whether instances may be attached to a group: EC2 is asked before anything is journalled."""
 
+from collections.abc import Collection
+
 from controller_asg.cloud.port import Cloud
 from controller_asg.engine.memory import Memory
 from controller_asg.model.activity import ActivityKind
@@ -7,8 +9,13 @@ from controller_asg.model.errors import ConflictError, NotFoundError
 from controller_asg.model.instance import APART_STATES, Ec2State
 
 
-async def check_attachable(cloud: Cloud, memory: Memory, group: str, instance_ids: tuple[str, ...]) -> None:
-    """Raises ConflictError for one that is in a group or does not run, NotFoundError for one that EC2 does not know."""
+async def check_attachable(
+    cloud: Cloud, memory: Memory, group: str, instance_ids: tuple[str, ...], zones: Collection[str]
+) -> None:
+    """Raises ConflictError for one that is in a group or in none of its `zones`, or does not run.
+
+    Raises NotFoundError for one that EC2 does not know.
+    """
     elsewhere = {
         instance_id: activity.group
         for activity in memory.open_activities.values()
@@ -31,3 +38,8 @@ async def check_attachable(cloud: Cloud, memory: Memory, group: str, instance_id
             raise ConflictError(f"is in group {seen.group}", instance_id, "detach it there first")
         if seen.state is not Ec2State.RUNNING:
             raise ConflictError(f"is {seen.state}", instance_id, "attach one that runs")
+        if zones and seen.zone not in zones:
+            where = ", ".join(sorted(zones))
+            raise ConflictError(
+                f"is in {seen.zone}, and the group in {where}", instance_id, "add its zone to launch.zones"
+            )

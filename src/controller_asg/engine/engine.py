@@ -631,9 +631,13 @@ class Engine:
             instances = self._memory.by_group[name].values()
             going = {*LEAVING_STATES, LifecycleState.DETACHING} - {LifecycleState.TERMINATING_WAIT}
             staying = tuple(i.instance_id for i in instances if i.state not in going)
-            if staying and not force:
+            coming = any(
+                activity.kind is ActivityKind.LAUNCH and not activity.acknowledged
+                for activity in self._memory.activities_of(name)
+            )
+            if (staying or coming) and not force:
                 raise ConflictError(
-                    f"has {len(staying)} instances",
+                    f"has {len(staying)} instances" + (", and more are on their way" if coming else ""),
                     f"groups.{name}",
                     "set its sizes to 0 first, or ask with force",
                 )
@@ -738,7 +742,8 @@ class Engine:
         if isinstance(order, Attach):
             self._memory.record(group)
             async with self._attaching:
-                await check_attachable(self._cloud, self._memory, group, order.instance_ids)
+                zones = {zone for _, zone in self._known_subnets(group) or ()}
+                await check_attachable(self._cloud, self._memory, group, order.instance_ids, zones)
                 return await self._move(group, order, validate_only)
         groups = sorted({self._memory.instance(instance_id).group for instance_id in order.instance_ids})
         if len(groups) > 1:

@@ -21,6 +21,7 @@ SETTLES_SECONDS = 1.0  # from the machine's boot to its agent's first sample
 RETRANSMIT_SECONDS = (1.0, 3.0)
 # A stream whose acknowledgements don't come back goes on for so long, then its window is full.
 HALF_OPEN_SECONDS = 10.0
+FLAPS_EVERY = 40  # samples
 PORT = 7401
 
 
@@ -47,7 +48,7 @@ class Behaviour:
 
     frozen: bool = False  # the machine stands still: nothing is said, nothing answered
     lies: float | None = None  # says this load whatever it is
-    flaps: bool = False  # its stream breaks every other second
+    flaps: bool = False  # its stream breaks every other second for a while, then there is none for as long
     registers_twice: bool = False  # and opens another session each time
     claims: str = ""  # speaks for another instance
     version: str = "1"
@@ -174,9 +175,12 @@ class SimulatedAgents:
         if member.private_ip != machine.private_ip:
             agent.session = None
             return
-        if behaviour.flaps and agent.session is not None and sequence % 2:
+        away = sequence % FLAPS_EVERY >= FLAPS_EVERY // 2
+        if behaviour.flaps and agent.session is not None and (away or sequence % 2):
             agent.session.close()
             agent.session = None
+        if behaviour.flaps and away:
+            return  # only pings are answered
         if (
             agent.session is None
             or agent.fleet is not fleet

@@ -411,7 +411,7 @@ class Invariants:
         known_seconds = (world.clock.now() - old.state_since_at).total_seconds()
         unheard = old.in_service_at is None and known_seconds < HEARD_SECONDS
         if (
-            not (silent or by_silence or unheard)
+            not (by_silence or unheard or (silent and new.leaving is not Leaving.SCALE_IN))
             and world.agents.heard(instance_id, DEAD_SECONDS)
             and instance_id in world.ec2.running
             and now - since < record.group.drain_timeout_seconds - HEARD_SECONDS

@@ -493,3 +493,13 @@ def test_two_groups_at_once_do_not_break_the_ceiling_of_all() -> None:
         await world.stop()
 
     run_virtual(whole(), VirtualLoop())
+
+
+def test_a_group_whose_launch_is_not_answered_yet_is_not_deleted_without_force() -> None:
+    async def scene(world: World) -> None:
+        await world.apply(api={**WEB, "min_size": 0, "max_size": 1})
+        await world.engine.set_desired_capacity("api", 1, "alice")
+        with pytest.raises(ConflictError, match="has 0 instances, and more are on their way"):
+            await world.engine.delete_group("api", False, False)
+
+    play(scene)

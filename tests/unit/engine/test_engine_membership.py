@@ -113,6 +113,12 @@ def test_what_may_not_be_attached_is_refused_before_anything_is_journalled() -> 
         await world.clock.sleep(5)
         with pytest.raises(ConflictError, match="is stopped"):
             await world.engine.move_instances(Attach((two,), "anna"), False, "jobs")
+        zone = world.ec2.machines[one].zone
+        others = [each for each in ("us-east-1a", "us-east-1b", "us-east-1c") if each != zone]
+        elsewhere = {**CALM["launch"], "zones": others}
+        await world.apply(far={**CALM, "min_size": 0, "max_size": 1, "launch": elsewhere})
+        with pytest.raises(ConflictError, match=f"is in {zone}, and the group in {', '.join(others)}"):
+            await world.engine.move_instances(Attach((one,), "anna"), False, "far")
         await world.engine.move_instances(Attach((one,), "anna"), False, "jobs")
         await world.until(lambda: world.in_service("jobs") == [one], 60)
         both = (one, world.in_service()[0])
