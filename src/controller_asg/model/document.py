@@ -22,7 +22,7 @@ from controller_asg.model.scaling_policy import (
     TargetTracking,
     Thresholds,
 )
-from controller_asg.model.scheduled_action import ScheduledAction, cron_fault
+from controller_asg.model.scheduled_action import FIRST_YEAR, LAST_YEAR, ScheduledAction, cron_fault
 
 _GROUP: TypeAdapter[Group] = TypeAdapter(Group)
 
@@ -274,7 +274,15 @@ def _of_times(action: ScheduledAction) -> Iterator[tuple[str, str, str]]:
         yield ".time_zone", f"{shown(action.time_zone)} is no time zone", f"write {near}"
         return
     start, end = action.starts_at(), action.ends_at()
-    if start is not None and end is not None and end <= start:
+    far = [
+        (key, at)
+        for key, at in ((".start_time", action.start_time), (".end_time", action.end_time))
+        if at is not None and not FIRST_YEAR <= at.year <= LAST_YEAR
+    ]
+    for key, at in far:
+        mend = f"write a time of the years {FIRST_YEAR} to {LAST_YEAR}, or leave it out"
+        yield key, f"{at.isoformat()} is out of range", mend
+    if not far and start is not None and end is not None and end <= start:
         yield ".end_time", "is not after start_time", "write a later time, or leave it out"
     if action.recurrence is None:
         if start is None:

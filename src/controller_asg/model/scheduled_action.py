@@ -18,6 +18,8 @@ from pydantic.dataclasses import dataclass
 from controller_asg.model.scaling_policy import NAME_PATTERN, STRICT, Size
 
 CRON_FIELDS = 5
+# A time beyond these years can't be shifted by zones and durations without leaving what a datetime holds.
+FIRST_YEAR, LAST_YEAR = 1970, 8999
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -39,9 +41,10 @@ class ScheduledAction:
     # The IANA zone, as Europe/Berlin, of `recurrence` and of times without an offset. It follows daylight saving time:
     # a time that the clock skips is due right after the gap, one that comes twice is due the first time.
     time_zone: str = "UTC"
-    # ISO 8601. Without a recurrence its only time; with one its first, and the recurrence counts after it, as in EC2.
+    # ISO 8601, of the years 1970 to 8999. Without a recurrence its only time; with one its first, and the recurrence
+    # counts after it, as in EC2.
     start_time: datetime | None = None
-    # ISO 8601. No recurrence after it. What the action has set stays, as in EC2; see duration_seconds.
+    # ISO 8601, likewise. No recurrence after it. What the action has set stays, as in EC2; see duration_seconds.
     end_time: datetime | None = None
     # So long its bounds hold. Left out: until another action's or document's do, as in EC2.
     duration_seconds: Annotated[float, Field(ge=60, le=2_678_400)] | None = None
@@ -68,9 +71,11 @@ class ScheduledAction:
         return ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
 
     def _moment(self, at: datetime | None) -> datetime | None:
-        """In UTC, to the second."""
+        """In UTC, to the second; one beyond the years, which an earlier release took, as their beginning or end."""
         if at is None:
             return None
+        if not FIRST_YEAR <= at.year <= LAST_YEAR:
+            return datetime(FIRST_YEAR if at.year < FIRST_YEAR else LAST_YEAR + 1, 1, 1, tzinfo=UTC)
         aware = at if at.tzinfo is not None else at.replace(tzinfo=ZoneInfo(self.time_zone))
         return aware.astimezone(UTC).replace(microsecond=0)
 

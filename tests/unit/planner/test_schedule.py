@@ -175,6 +175,24 @@ def test_a_document_ends_what_it_contradicts_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
+    "times",
+    [
+        {"start_time": "9999-12-31T23:00:00Z"},
+        {"start_time": "9999-12-31T23:00:00Z", "recurrence": "0 8 * * *"},
+        {"start_time": "0001-01-01T00:00:00+14:00", "recurrence": "0 8 * * *"},
+        {"end_time": "9999-12-31T23:59:59-12:00", "recurrence": "0 8 * * *"},
+    ],
+)
+def test_a_time_at_the_ends_of_the_calendar_that_is_stored_already_breaks_nothing(
+    times: dict[str, str],
+) -> None:
+    stored = record(scheduled_actions=[{"name": "far", "duration_seconds": HOUR, "min_size": 3, **times}])
+    assert planned(stored).record.group == stored.group
+    for when, action in next_times(stored, NOW, 5):
+        assert action.until(when) == when + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
     ("action", "line"),
     [
         (
@@ -204,6 +222,18 @@ def test_a_document_ends_what_it_contradicts_and_nothing_else() -> None:
                 "recurrence": "0 8 * * *",
             },
             ".end_time: is not after start_time",
+        ),
+        (
+            {"start_time": "9999-12-31T23:00:00Z", "min_size": 3},
+            ".start_time: 9999-12-31T23:00:00+00:00 is out of range; write a time of the years 1970 to 8999",
+        ),
+        (
+            {"recurrence": "0 8 * * *", "end_time": "9999-12-31T23:59:59-12:00", "min_size": 3},
+            ".end_time: 9999-12-31T23:59:59-12:00 is out of range",
+        ),
+        (
+            {"recurrence": "0 8 * * *", "start_time": "0001-01-01T00:00:00+14:00", "min_size": 3},
+            ".start_time: 0001-01-01T00:00:00+14:00 is out of range",
         ),
         (
             {"recurrence": "0 8 * * *", "duration_seconds": 600, "desired_capacity": 3},
