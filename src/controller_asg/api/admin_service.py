@@ -161,7 +161,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             before, after, _ = await self._controller.execute_policy(
                 request.group,
                 request.policy,
-                _actor(request.actor),
+                orders.actor(request.actor),
                 honor_cooldown=request.honor_cooldown,
                 metric_value=_number(request, "metric_value"),
                 breach_threshold=_number(request, "breach_threshold"),
@@ -174,7 +174,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         async with answering(context):
             _need(request.group, "group")
             before, after = await self._controller.set_desired_capacity(
-                request.group, request.desired_capacity, _actor(request.actor)
+                request.group, request.desired_capacity, orders.actor(request.actor)
             )
             return pb.SetDesiredCapacityResponse(before=before, after=after)
 
@@ -184,7 +184,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         async with answering(context):
             _need(request.group, "group")
             desired = await self._controller.launch_instances(
-                request.group, request.count or 1, _actor(request.actor)
+                request.group, request.count or 1, orders.actor(request.actor)
             )
             return pb.LaunchInstancesResponse(desired_capacity=desired)
 
@@ -194,7 +194,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         async with answering(context):
             _need(request.instance_id, "instance_id")
             group, desired, changed = await self._controller.terminate_instance(
-                request.instance_id, request.should_decrement_desired_capacity, _actor(request.actor)
+                request.instance_id, request.should_decrement_desired_capacity, orders.actor(request.actor)
             )
             return pb.TerminateInstanceResponse(group=group, desired_capacity=desired, changed=changed)
 
@@ -206,7 +206,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             changed = await self._controller.protect_instances(
                 tuple(dict.fromkeys(request.instance_ids)),
                 request.protected_from_scale_in,
-                _actor(request.actor),
+                orders.actor(request.actor),
                 request.validate_only,
                 orders.reason(request.reason),
                 orders.until(_seconds(request), _time(request, "until"), datetime.now(UTC)),
@@ -221,7 +221,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 orders.instance_ids(request.instance_ids),
                 request.should_decrement_desired_capacity,
             )
-            order = EnterStandby(ids, decrement, _actor(request.actor))
+            order = EnterStandby(ids, decrement, orders.actor(request.actor))
             group, changed, desired = await self._controller.move_instances(order, request.validate_only)
             return pb.EnterStandbyResponse(
                 group=group, changed_instance_ids=changed, desired_capacity=desired
@@ -229,7 +229,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def ExitStandby(self, request: pb.ExitStandbyRequest, context: Context) -> pb.ExitStandbyResponse:
         async with answering(context):
-            order = ExitStandby(orders.instance_ids(request.instance_ids), _actor(request.actor))
+            order = ExitStandby(orders.instance_ids(request.instance_ids), orders.actor(request.actor))
             group, changed, desired = await self._controller.move_instances(order, request.validate_only)
             return pb.ExitStandbyResponse(group=group, changed_instance_ids=changed, desired_capacity=desired)
 
@@ -241,7 +241,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 orders.instance_ids(request.instance_ids),
                 request.should_decrement_desired_capacity,
             )
-            order = Detach(ids, decrement, _actor(request.actor))
+            order = Detach(ids, decrement, orders.actor(request.actor))
             group, changed, desired = await self._controller.move_instances(order, request.validate_only)
             return pb.DetachInstancesResponse(
                 group=group, changed_instance_ids=changed, desired_capacity=desired
@@ -252,7 +252,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.AttachInstancesResponse:
         async with answering(context):
             _need(request.group, "group")
-            order = Attach(orders.instance_ids(request.instance_ids), _actor(request.actor))
+            order = Attach(orders.instance_ids(request.instance_ids), orders.actor(request.actor))
             group, changed, desired = await self._controller.move_instances(
                 order, request.validate_only, request.group
             )
@@ -265,7 +265,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.SuspendProcessesResponse:
         async with answering(context):
             held = orders.hold(
-                _actor(request.actor),
+                orders.actor(request.actor),
                 request.reason,
                 _seconds(request),
                 _time(request, "until"),
@@ -291,7 +291,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.SetInstanceHealthResponse:
         async with answering(context):
             changed = await self._controller.set_instance_health(
-                request.instance_id, request.healthy, _actor(request.actor)
+                request.instance_id, request.healthy, orders.actor(request.actor)
             )
             return pb.SetInstanceHealthResponse(changed=changed)
 
@@ -300,7 +300,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.CompleteLifecycleActionResponse:
         async with answering(context):
             instance_id, hook = await self._controller.complete_lifecycle_action(
-                action_meant(request), request.lifecycle_action_result, _actor(request.actor)
+                action_meant(request), request.lifecycle_action_result, orders.actor(request.actor)
             )
             return pb.CompleteLifecycleActionResponse(instance_id=instance_id, lifecycle_hook_name=hook)
 
@@ -339,7 +339,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             refresh_id = await self._controller.start_instance_refresh(
                 request.group,
                 _preferences(request.preferences_json),
-                _actor(request.actor),
+                orders.actor(request.actor),
                 request.validate_only,
             )
             return pb.StartInstanceRefreshResponse(instance_refresh_id=refresh_id)
@@ -380,7 +380,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """`request` is any of those with a group, an actor and validate_only."""
         _need(request.group, "group")
         return await self._controller.change_instance_refresh(
-            request.group, action, _actor(request.actor), request.validate_only
+            request.group, action, orders.actor(request.actor), request.validate_only
         )
 
 
@@ -546,10 +546,6 @@ def _number(
 def _need(value: object, name: str) -> None:
     if not value:
         raise SpecError((Fault(name, "is missing", "name it"),))
-
-
-def _actor(actor: str) -> str:
-    return actor[:200] or "the admin API"
 
 
 def _give_to_group_of_folder(socket: Path) -> None:

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller_asg.api.http_orders import ORDERS, Handle
+from controller_asg.api.json_body import read_json
 from controller_asg.api.message_json import to_json
 from controller_asg.api.messages import (
     activity_message,
@@ -478,11 +479,7 @@ async def _json_body(request: Request, empty: Any = None) -> Any:
     body = await _body(request)
     if not body and empty is not None:
         return empty
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        fault = Fault("body", "is not JSON", 'write it like {"desired_capacity": 3}')
-        raise SpecError((fault,)) from error
+    return read_json(body, 'write it like {"desired_capacity": 3}')
 
 
 async def _body(request: Request) -> bytes:

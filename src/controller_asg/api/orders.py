@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from controller_asg.model.errors import Fault, SpecError
 from controller_asg.model.faults import near_name
 from controller_asg.model.hold import Hold, Process
+from controller_asg.model.text import unprintable
 
 # EC2 Auto Scaling API Reference: AttachInstances, DetachInstances, EnterStandby; SetInstanceProtection takes more.
 INSTANCES_LIMIT = 20
 LONGEST_SECONDS = 366 * 86_400.0
-REASON_LIMIT_CHARACTERS = 200
+REASON_LIMIT_CHARACTERS = ACTOR_LIMIT_CHARACTERS = 200
 
 _INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
 
@@ -71,4 +72,17 @@ def reason(text: str) -> str:
     if len(text) > REASON_LIMIT_CHARACTERS:
         what = f"has {len(text)} characters"
         raise SpecError((Fault("reason", what, f"write {REASON_LIMIT_CHARACTERS} at the most"),))
-    return " ".join(text.split())
+    return _printable(text, "reason")
+
+
+def actor(text: str) -> str:
+    """Cut to what is shown; "the admin API" for none."""
+    return _printable(text[:ACTOR_LIMIT_CHARACTERS], "actor") or "the admin API"
+
+
+def _printable(text: str, where: str) -> str:
+    """On one line."""
+    line = " ".join(text.split())
+    if character := unprintable(line):
+        raise SpecError((Fault(where, f"holds the control character {character}", "write plain text"),))
+    return line

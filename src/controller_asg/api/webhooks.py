@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import json
 import math
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from controller_asg.api.json_body import read_json
 from controller_asg.engine.controller import Controller
 from controller_asg.model.errors import Fault, NotFoundError, SpecError
 from controller_asg.model.faults import unknown_key
@@ -147,10 +147,7 @@ def _too_many(group: str, policy: str) -> Fault:
 
 def _message(body: bytes) -> dict[str, Any]:
     """What EC2's ExecutePolicy takes. Raises SpecError."""
-    try:
-        found = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise SpecError((Fault("body", "is not JSON", "send an object, or nothing"),)) from error
+    found = read_json(body or b"{}", "send an object, or nothing")
     if not isinstance(found, dict):
         raise SpecError((Fault("body", "is not a JSON object", "send an object, or nothing"),))
     faults = [unknown_key("", name, KEYS) for name in found if name not in KEYS]

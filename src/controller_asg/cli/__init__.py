@@ -7,9 +7,15 @@ import sys
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["serve"]:
-        from controller_asg.cli.serve import serve
+    from controller_asg.cli.serve import EXIT_BAD_INPUT, serve
 
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            sys.stderr.write(f"{argument!r}: is not text in UTF-8; write it in UTF-8\n")
+            sys.exit(EXIT_BAD_INPUT)
+    if sys.argv[1:2] == ["serve"]:
         sys.exit(serve(sys.argv[2:]))
     # Their commands join the others.
     from controller_asg.cli import lifecycle_actions as _lifecycle_actions  # noqa: F401

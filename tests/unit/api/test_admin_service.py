@@ -194,6 +194,17 @@ async def test_killing_an_instance_that_is_not_ours_is_not_found_and_touches_not
     assert controller.orders == []
 
 
+@pytest.mark.parametrize("key", ["reason", "actor"])
+async def test_what_would_steer_a_terminal_is_refused(stub, controller, key):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.SuspendProcesses(pb.SuspendProcessesRequest(group="web", **{key: "a \x1b[2J"}))
+    (fault,) = faults(caught.value)
+    assert (fault.where, fault.what) == (key, "holds the control character U+001B")
+    assert controller.orders == []
+    await stub.SuspendProcesses(pb.SuspendProcessesRequest(group="web", **{key: " Zoë\n👩\u200d🚀 "}))
+    assert "Zoë 👩\u200d🚀" in (controller.orders[0][3].owner, controller.orders[0][3].reason)
+
+
 async def test_a_request_without_a_name_is_refused(stub):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.DeleteGroup(pb.DeleteGroupRequest())

@@ -1,6 +1,7 @@
 """The HTTP API: its routes as an application, and what only shows on a socket over a real uvicorn."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -387,6 +388,7 @@ async def test_processes_are_suspended_and_resumed(client, served):
         ("/v1/suspend-processes", {"until": "2001-01-01T00:00:00Z"}, "until"),
         ("/v1/suspend-processes", {"until": "noon"}, "until"),
         ("/v1/suspend-processes", {"reason": "x" * 201}, "reason"),
+        ("/v1/suspend-processes", {"reason": "\x1b[2J"}, "reason"),
         ("/v1/suspend-processes", [], "body"),
         ("/v1/groups/web/attach", {"instance_ids": []}, "instance_ids"),
         ("/v1/groups/web/attach", {"instance_ids": [f"i-{n:017x}" for n in range(21)]}, "instance_ids"),
@@ -396,6 +398,24 @@ async def test_processes_are_suspended_and_resumed(client, served):
 async def test_a_wrong_order_is_refused_with_its_place(client, served, path, body, where):
     answer = await client.post(path, json=body)
     assert (answer.status_code, answer.json()["errors"][0]["where"]) == (400, where)
+    assert served.controller.orders == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/suspend-processes", {"reason": "\ud800"}),
+        ("/v1/suspend-processes", {"group": "\udfff"}),
+        ("/v1/suspend-processes", {"processes": ["\ud800"]}),
+        ("/v1/suspend-processes", {"\ud800": 1}),
+        ("/v1/lifecycle-actions/complete", {"lifecycle_action_token": "\ud800"}),
+        ("/v1/lifecycle-actions/heartbeat", {"instance_id": "\ud800"}),
+    ],
+)
+async def test_half_a_character_is_refused_wherever_it_stands(client, served, path, body):
+    answer = await client.post(path, content=json.dumps(body))
+    assert (answer.status_code, answer.json()["errors"][0]["where"]) == (400, "body")
+    assert "holds half of a character" in answer.json()["errors"][0]["what"]
     assert served.controller.orders == []
 
 

@@ -132,6 +132,7 @@ async def test_a_message_of_another_time_is_refused(client, controller, ago) -> 
         ("web", "burst", b"[]", 400),
         ("web", "burst", b"{", 400),
         ("web", "burst", b'{"metric_valu": 1}', 400),
+        ("web", "burst", b'{"\\ud800": 1}', 400),
         ("web", "burst", b'{"metric_value": true}', 400),
         ("web", "burst", b'{"metric_value": NaN}', 400),
         ("web", "burst", b'{"metric_value": 1' + b"0" * 400 + b"}", 400),

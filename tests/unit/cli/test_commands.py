@@ -270,6 +270,13 @@ async def test_one_verb_freezes_everything_and_one_thaws_it(command, controller)
     assert controller.orders[1] == ("resume", "web", tuple(Process))
 
 
+async def test_a_word_that_is_no_text_is_refused_before_anything_is_asked(command, controller):
+    shown = await command("freeze", "--reason", os.fsdecode(b"caf\xe9"))
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.err == "'caf\\udce9': is not text in UTF-8; write it in UTF-8\n"
+    assert controller.orders == []
+
+
 async def test_set_health_marks_an_instance_and_says_whether_it_was_marked_already(command, controller):
     assert (await command("set-health", A, "unhealthy")).lines == [f"{A}: now marked unhealthy"]
     assert (await command("set-health", A, "healthy")).lines == [f"{A}: already marked healthy"]

@@ -1152,7 +1152,7 @@ class SetDesiredCapacityRequest(_message.Message):
     group: _builtins.str
     desired_capacity: _builtins.int
     actor: _builtins.str
-    """Who or what asks; shown in the decision."""
+    """Who or what asks; shown in the decision. A control character is refused."""
     def __init__(
         self,
         *,
@@ -1302,7 +1302,7 @@ class SetInstanceProtectionRequest(_message.Message):
     actor: _builtins.str
     validate_only: _builtins.bool
     reason: _builtins.str
-    """Of at most 200 characters."""
+    """Of at most 200 characters, none of them a control character."""
     seconds: _builtins.float
     """The same, from now on by the controller's clock; at most 366 days."""
     @_builtins.property
@@ -2354,7 +2354,7 @@ class SuspendProcessesRequest(_message.Message):
     group: _builtins.str
     """Empty: all groups, and those that are still to come."""
     reason: _builtins.str
-    """Of at most 200 characters."""
+    """Of at most 200 characters, none of them a control character."""
     seconds: _builtins.float
     """The same, from now on by the controller's clock; at most 366 days."""
     actor: _builtins.str
@@ -2553,7 +2553,7 @@ class ExecutePolicyRequest(_message.Message):
     group: _builtins.str
     policy: _builtins.str
     actor: _builtins.str
-    """Who or what asks; shown in the decision."""
+    """Who or what asks; shown in the decision. A control character is refused."""
     honor_cooldown: _builtins.bool
     metric_value: _builtins.float
     """Of a step policy: the value whose distance from the threshold chooses the step."""
