@@ -23,6 +23,8 @@ from controller_asg.planner.hooks import longest_seconds
 from controller_asg.policy.forecast import STEP_SECONDS, Forecast
 from controller_asg.policy.predictive import needed
 
+UINT32_MAX = 2**32 - 1
+
 
 def timestamp(at: datetime | None) -> Timestamp | None:
     if at is None:
@@ -186,17 +188,26 @@ def decision_message(decision: Decision) -> pb.Decision:
         desired_before=decision.desired_before,
         desired_after=decision.desired_after,
         votes=[
-            pb.Vote(policy=v.policy, capacity=v.capacity, reason=v.reason, observed=v.observed)
+            pb.Vote(
+                policy=v.policy,
+                capacity=None if v.capacity is None else _wish(v.capacity),
+                reason=v.reason,
+                observed=v.observed,
+            )
             for v in decision.votes
         ],
-        # A wish may be below zero before a bound lifts it; the wire has no such number.
         steps=[
-            pb.Step(name=s.name, before=max(s.before, 0), after=max(s.after, 0), reason=s.reason)
+            pb.Step(name=s.name, before=_wish(s.before), after=_wish(s.after), reason=s.reason)
             for s in decision.steps
         ],
         actions=decision.actions,
         summary=decision.summary,
     )
+
+
+def _wish(capacity: int) -> int:
+    """A wish may be below zero, or beyond what the wire has numbers for, before a bound moves it."""
+    return min(max(capacity, 0), UINT32_MAX)
 
 
 def demand_message(minute: DemandMinute) -> pb.DemandMinute:

@@ -18,6 +18,7 @@ from controller_asg.model.scaling_policy import (
     AlarmScaling,
     Policy,
     Predictive,
+    SimpleScaling,
     StepScaling,
     TargetTracking,
     Thresholds,
@@ -31,6 +32,12 @@ USER_DATA_LIMIT_BYTES = (
 )
 RESERVED_TAG_PREFIXES = ("aws:", "controller-asg:")
 TAGS_LIMIT = 40  # of EC2's 50 a resource; the rest is ours
+# No group is larger than 10,000, and 100,000 % makes one of ten instances that large.
+ADJUSTMENT_LIMITS = {
+    "ExactCapacity": (10_000, "instances"),
+    "ChangeInCapacity": (10_000, "instances"),
+    "PercentChangeInCapacity": (100_000, "percent"),
+}
 
 
 def place(group: str, key: str = "", source: str = "") -> str:
@@ -121,6 +128,8 @@ def _contradictions(group: Group, source: str) -> Iterator[Fault]:
         if isinstance(policy, StepScaling):
             for what, mend in _unlike_steps(policy):
                 yield fault(f"policies[{index}].steps", what, mend)
+        for key, what, mend in _of_adjustments(policy):
+            yield fault(f"policies[{index}]{key}", what, mend)
         if policy.name in [other.name for other in group.policies[:index]]:
             yield fault(
                 f"policies[{index}].name", f"{policy.name} stands twice", "give each policy a name of its own"
@@ -233,6 +242,20 @@ def _of_alarm(policy: AlarmScaling) -> Iterator[tuple[str, str, str]]:
         yield ".metric", "is missing", "add it, or leave out threshold too and write `webhook: true`"
     elif policy.threshold is None:
         yield ".threshold", "is missing", "add it"
+
+
+def _of_adjustments(policy: Policy) -> Iterator[tuple[str, str, str]]:
+    """(key, what, mend) of adjustments that no group is large enough for."""
+    if isinstance(policy, StepScaling):
+        found = [(f".steps[{index}].adjustment", step.adjustment) for index, step in enumerate(policy.steps)]
+    elif isinstance(policy, SimpleScaling):
+        found = [(".adjustment", policy.adjustment)]
+    else:
+        return
+    limit, unit = ADJUSTMENT_LIMITS[policy.adjustment_type]
+    for key, adjustment in found:
+        if abs(adjustment) > limit:
+            yield key, f"{shown(adjustment)} is too much", f"write {-limit} to {limit} {unit}"
 
 
 def _unlike_steps(policy: StepScaling) -> Iterator[tuple[str, str]]:

@@ -100,7 +100,8 @@ class TargetTracking(ScalingPolicy):
 class StepAdjustment:
     """What is done while the metric's distance from the threshold lies between `lower` and `upper`."""
 
-    # An instance count, a percentage or an exact size, as the policy's adjustment_type says.
+    # An instance count, a percentage or an exact size, as the policy's adjustment_type says; up to 10,000 instances or
+    # 100,000 percent.
     adjustment: int
     # In the metric's unit, from the threshold. Left out: without an end.
     lower: float | None = None
@@ -154,7 +155,8 @@ class StepScaling(AlarmScaling):
 class SimpleScaling(AlarmScaling):
     """EC2's simple scaling: one adjustment while a metric is beyond its threshold, then a cooldown."""
 
-    # An instance count, a percentage or an exact size, as adjustment_type says.
+    # An instance count, a percentage or an exact size, as adjustment_type says; up to 10,000 instances or 100,000
+    # percent.
     adjustment: int
     type: Literal["simple"] = "simple"
     # What decisions call it; two policies of a group need two names.

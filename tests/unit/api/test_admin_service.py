@@ -18,6 +18,7 @@ from controller_asg.api.admin_service import SERVICE, AdminServer, build_admin_s
 from controller_asg.api.message_json import to_json
 from controller_asg.api.status_codes import CODES, codes_of
 from controller_asg.model import errors
+from controller_asg.model.decision import Step, Vote
 from controller_asg.model.errors import AsgError, Fault, SpecError
 from controller_asg.model.instance import Leaving, LifecycleState
 from tests.fake_controller import HOOK, A, B, C, FakeController, FakeDaemon
@@ -94,6 +95,15 @@ async def test_a_vote_that_abstained_has_no_capacity(stub):
         ("max_size", 6, 5),
         ("cooldown", 3, 3),
     ]
+
+
+async def test_a_wish_that_the_wire_has_no_number_for_is_told_as_the_nearest(stub, controller):
+    votes = (Vote("up", 2**32, ""), Vote("down", -1, ""))
+    steps = (Step("policies", -1, 10**12, ""),)
+    controller.decided = [replace(controller.decided[0], votes=votes, steps=steps)]
+    (decision,) = (await stub.ListDecisions(pb.ListDecisionsRequest(group="web"))).decisions
+    assert [vote.capacity for vote in decision.votes] == [2**32 - 1, 0]
+    assert (decision.steps[0].before, decision.steps[0].after) == (0, 2**32 - 1)
 
 
 async def test_open_activities_have_no_end(stub):

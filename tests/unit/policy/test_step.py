@@ -131,3 +131,25 @@ def test_steps_that_do_not_follow_one_another_are_refused(steps: list[dict[str, 
     (fault,) = caught.value.faults
     assert fault.where == "asg_groups.web.policies[0].steps"
     assert what in fault.what
+
+
+@pytest.mark.parametrize("adjustment", [4_294_967_296, -(10**400)])
+@pytest.mark.parametrize(
+    ("kind", "mend"),
+    [
+        ("ChangeInCapacity", "write -10000 to 10000 instances"),
+        ("PercentChangeInCapacity", "write -100000 to 100000 percent"),
+    ],
+)
+def test_an_adjustment_beyond_the_largest_group_is_refused(adjustment: int, kind: str, mend: str) -> None:
+    alarm = {"metric": "cpu_percent", "threshold": 50, "adjustment_type": kind}
+    steps = [{"adjustment": 1, "upper": 10}, {"adjustment": adjustment, "lower": 10}]
+    policies = [
+        {"type": "simple", "adjustment": adjustment, **alarm},
+        {"type": "step", "steps": steps, **alarm},
+    ]
+    with pytest.raises(SpecError) as caught:
+        parse_groups({"web": {"launch": {"image": {"id": "ami-00000000"}}, "policies": policies}})
+    wheres = [fault.where.removeprefix("asg_groups.web.policies") for fault in caught.value.faults]
+    assert wheres == ["[0].adjustment", "[1].steps[1].adjustment"]
+    assert all(fault.mend == mend for fault in caught.value.faults)
