@@ -288,19 +288,23 @@ def outdated(controller: Controller, group: str) -> bool:
 def followed(module: AnsibleModule, controller: Controller, result: dict[str, Any]) -> dict[str, Any] | None:
     """The refresh as it is, or with O(wait) as it ended; fails the module where that is no success."""
     group, state = module.params["group"], module.params["state"]
-    until, looked = time.monotonic() + module.params["wait_timeout"], False
+    until, looked = time.monotonic() + module.params["wait_timeout"], ""
     while True:
         refresh = refresh_of(controller, group)
         if refresh is None or not module.params["wait"]:
             return refresh
+        if looked not in ("", refresh["instance_refresh_id"]):
+            what = f"is another one than {looked[:8]}, which it followed, and {refresh['status']}"
+            fail(module, refresh, what, result)
         if refresh["status"] in ENDED:
             if (result["changed"] or looked) and refresh["status"] not in WANTED[state]:
                 fail(module, refresh, f"ended {refresh['status']}", result)
             return refresh
         if time.monotonic() >= until:
-            what = f"is {refresh['status']}, {refresh['percentage_complete']} %, and goes on; nobody waits any longer"
-            fail(module, refresh, what, result)
-        looked = True
+            paused = ", paused" if refresh["paused"] else ""
+            what = f"is {refresh['status']}, {refresh['percentage_complete']} %{paused}, and goes on"
+            fail(module, refresh, what + "; nobody waits any longer", result)
+        looked = refresh["instance_refresh_id"]
         time.sleep(LOOK_SECONDS)
 
 

@@ -71,6 +71,7 @@ class FakeController:
         self.leases: tuple[Lease, ...] | None = None  # of A
         self.found: tuple[Fault, ...] = ()
         self.foretold: Forecast | None = Forecast(NOW.timestamp(), (1.5,) * 24, "14.0 days", 0.125)
+        self.refresh_becomes: list[dict[str, Any]] = []  # at each look
         self.minutes = [DemandMinute("web", NOW + timedelta(minutes=n), 1.5, 2.0) for n in range(3)]
 
     def _may_fail(self) -> None:
@@ -284,7 +285,11 @@ class FakeController:
 
     def instance_refresh(self, group: str) -> RefreshProgress:
         self._may_fail()
-        return refreshing.progress(self._record(group), self.members.values(), {}, NOW)
+        record = self._record(group)
+        if record.refresh is not None and self.refresh_becomes:
+            changed = replace(record.refresh, **self.refresh_becomes.pop(0))
+            record = self.records[group] = replace(record, refresh=changed)
+        return refreshing.progress(record, self.members.values(), {}, NOW)
 
     async def start_instance_refresh(
         self, group: str, preferences: Mapping[str, Any], actor: str, validate_only: bool

@@ -10,16 +10,23 @@ from asg.admin.v1 import admin_pb2 as pb
 from asg.admin.v1 import admin_pb2_grpc
 from controller_asg.api.message_json import to_json
 from controller_asg.cli.app import Address, AsJson, app
-from controller_asg.cli.calls import DEFAULT_ADDRESS, EXIT_FAILED, TIMEOUT_SECONDS, actor, controller
+from controller_asg.cli.calls import DEFAULT_ADDRESS, EXIT_FAILED, TIMEOUT_SECONDS, actor, controller, end
 from controller_asg.cli.tables import Table, moment
+from controller_asg.model.errors import Fault
 
 ENDED = ("Successful", "Failed", "Cancelled", "RollbackSuccessful", "RollbackFailed")
+SUCCESSFUL, ROLLED_BACK = ("Successful",), ("RollbackSuccessful",)
 LOOK_SECONDS = 2.0
+WAIT_SECONDS = 3600.0
 
 Percent = Annotated[int | None, typer.Option(metavar="PERCENT")]
 Seconds = Annotated[int | None, typer.Option(metavar="SECONDS")]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Follow it to its end; exit code 1 unless it is successful.")
+    bool,
+    typer.Option("--wait", help="Follow it to its end; exit code 1 where that is not what was asked for."),
+]
+WaitTimeout = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0, help="With --wait: the longest wait.")
 ]
 
 
@@ -47,6 +54,7 @@ def start(
         str | None, typer.Option(metavar="Terminate|Ignore|Wait", help="Wait is the default.")
     ] = None,
     wait: Wait = False,
+    timeout: WaitTimeout = WAIT_SECONDS,
     address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
 ) -> None:
@@ -68,17 +76,21 @@ def start(
         request = pb.StartInstanceRefreshRequest(
             group=group, preferences_json=json.dumps(preferences), actor=actor()
         )
-        stub.StartInstanceRefresh(request, timeout=TIMEOUT_SECONDS)
-        _show(stub, group, wait, as_json)
+        started = stub.StartInstanceRefresh(request, timeout=TIMEOUT_SECONDS).instance_refresh_id
+        _show(stub, group, timeout if wait else None, as_json, SUCCESSFUL, started)
 
 
 @app.command(name="instance-refresh")
 def describe(
-    group: str, wait: Wait = False, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False
+    group: str,
+    wait: Wait = False,
+    timeout: WaitTimeout = WAIT_SECONDS,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
 ) -> None:
     """How far a group's last instance refresh is, and each instance in it."""
     with controller(address) as stub:
-        _show(stub, group, wait, as_json)
+        _show(stub, group, timeout if wait else None, as_json, SUCCESSFUL)
 
 
 @app.command(name="cancel-instance-refresh")
@@ -92,13 +104,17 @@ def cancel(group: str, address: Address = DEFAULT_ADDRESS, as_json: AsJson = Fal
 
 @app.command(name="rollback-instance-refresh")
 def rollback(
-    group: str, wait: Wait = False, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False
+    group: str,
+    wait: Wait = False,
+    timeout: WaitTimeout = WAIT_SECONDS,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
 ) -> None:
     """Give a group the launch parameters of before its last instance refresh again, and its instances too."""
     with controller(address) as stub:
         request = pb.RollbackInstanceRefreshRequest(group=group, actor=actor())
         stub.RollbackInstanceRefresh(request, timeout=TIMEOUT_SECONDS)
-        _show(stub, group, wait, as_json)
+        _show(stub, group, timeout if wait else None, as_json, ROLLED_BACK)
 
 
 @app.command(name="pause-instance-refresh")
@@ -126,36 +142,76 @@ def _changed(group: str, changed: bool, now: str, already: str, as_json: bool) -
         typer.echo(f"the instance refresh of {group} {now if changed else already}")
 
 
-def _show(stub: admin_pb2_grpc.AdminServiceStub, group: str, wait: bool, as_json: bool) -> None:
-    """Where it stands; with `wait` a line for each change until it has ended, and the exit code of its end."""
-    request, said = pb.DescribeInstanceRefreshRequest(group=group), ""
-    while True:
-        answer = stub.DescribeInstanceRefresh(request, timeout=TIMEOUT_SECONDS)
-        refresh = answer.instance_refresh
-        if not wait or refresh.status in ENDED:
-            break
-        line = _line(refresh)
-        if line != said and not as_json:
-            typer.echo(line)
-        said = line
-        time.sleep(LOOK_SECONDS)
+def _show(
+    stub: admin_pb2_grpc.AdminServiceStub,
+    group: str,
+    wait_seconds: float | None,
+    as_json: bool,
+    wanted: tuple[str, ...],
+    refresh_id: str = "",
+) -> None:
+    """Where it stands; with `wait_seconds` a line for each change until it has ended, and an exit code by `wanted`.
+
+    `refresh_id` is the one that is meant: the one seen first without it.
+    """
+    refresh = _look(stub, group)
+    if wait_seconds is not None:
+        refresh = _ended(stub, refresh, refresh_id or refresh.instance_refresh_id, wait_seconds, as_json)
     if as_json:
         _print_json(to_json(refresh))
     else:
         typer.echo(_line(refresh))
-        if not wait:
+        if wait_seconds is None:
             rows = tuple(
                 (i.instance_id, i.lifecycle_state, i.launch_version, i.progress) for i in refresh.instances
             )
             Table(("INSTANCE", "STATE", "LAUNCH VERSION", "PROGRESS"), rows).show("no instances")
-    if wait and refresh.status not in ("Successful", "RollbackSuccessful"):
+    if wait_seconds is not None and refresh.status not in wanted:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _ended(
+    stub: admin_pb2_grpc.AdminServiceStub,
+    refresh: pb.InstanceRefresh,
+    refresh_id: str,
+    wait_seconds: float,
+    as_json: bool,
+) -> pb.InstanceRefresh:
+    """The refresh once it has ended. The command ends where another one took its place, or the time is over."""
+    deadline, said = time.monotonic() + wait_seconds, ""
+    where = f"groups.{refresh.group}"
+    while True:
+        if refresh.instance_refresh_id != refresh_id:
+            what = f"refresh {refresh_id[:8]} was followed by {refresh.instance_refresh_id[:8]}"
+            mend = f"look at `controller-asg activities {refresh.group}` for how it ended"
+            end([Fault(where, what, mend)], EXIT_FAILED)
+        if refresh.status in ENDED:
+            return refresh
+        line = _line(refresh)
+        if line != said:
+            typer.echo(line, err=as_json)
+        said = line
+        if time.monotonic() >= deadline:
+            what = f"refresh {refresh_id[:8]} goes on, and nobody waits any longer"
+            go_on = f"controller-asg {'resume-' if refresh.paused else ''}instance-refresh {refresh.group}"
+            end([Fault(where, what, go_on + ("" if refresh.paused else " --wait"))], EXIT_FAILED)
+        time.sleep(LOOK_SECONDS)
+        refresh = _look(stub, refresh.group)
+
+
+def _look(stub: admin_pb2_grpc.AdminServiceStub, group: str) -> pb.InstanceRefresh:
+    request = pb.DescribeInstanceRefreshRequest(group=group)
+    return stub.DescribeInstanceRefresh(request, timeout=TIMEOUT_SECONDS).instance_refresh
 
 
 def _line(refresh: pb.InstanceRefresh) -> str:
     line = f"{refresh.group}: {refresh.status}, {refresh.percentage_complete} %"
     if refresh.status not in ENDED:
-        line += f", {refresh.instances_to_update} to update" + (", paused" if refresh.paused else "")
+        line += f", {refresh.instances_to_update} to update" + (
+            f", paused until `controller-asg resume-instance-refresh {refresh.group}`"
+            if refresh.paused
+            else ""
+        )
     line += f", to image {refresh.image_id}, since {moment(refresh.started_at)}"
     return line + (f": {refresh.status_reason}" if refresh.status_reason else "")
 

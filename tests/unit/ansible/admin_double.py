@@ -28,6 +28,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         self.actions: list[tuple[str, Any]] = []  # open lifecycle hooks, by instance
         self.refreshes: list[str] = []  # the statuses of the group's refresh
         self.refresh_ends = "Successful"
+        self.refresh_ids = ["r-1"]  # one a look, the last for good
 
     def ApplyGroups(self, request: Any, context: Any) -> Any:
         self.calls.append(("ApplyGroups", request))
@@ -171,7 +172,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         if status.endswith("InProgress"):
             self.refreshes.append(self.refresh_ends)
         refresh = pb.InstanceRefresh(
-            instance_refresh_id="r-1",
+            instance_refresh_id=self.refresh_ids.pop(0) if self.refresh_ids[1:] else self.refresh_ids[0],
             group="web",
             status=status,
             status_reason="3 in a row",

@@ -298,6 +298,15 @@ def test_one_that_is_under_way_is_followed_and_its_failure_told(
     assert failed["instance_refresh"]["percentage_complete"] == 40
 
 
+def test_who_waits_for_one_refresh_does_not_follow_the_next(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.groups["web"], controller.refreshes = WEB, ["InProgress"]
+    controller.refresh_ids, controller.refresh_ends = ["r-1", "r-1", "r-2"], "InProgress"
+    failed = run("asg_instance_refresh", address=address, group="web")
+    assert "the instance refresh of web is another one than r-1, which it followed" in failed["msg"]
+
+
 def test_protection_has_an_end_and_a_reason(run: Run, controller: AdminDouble, address: str) -> None:
     controller.instances["i-1"] = ("web", "InService", False)
     run("asg_instance", address=address, state="protected", instance_ids=["i-1"], seconds=60, reason="a job")

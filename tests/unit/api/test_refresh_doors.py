@@ -1,5 +1,6 @@
 """Instance refreshes through each door: the admin service, HTTP and the command line say the same."""
 
+import asyncio
 import json
 import os
 import sys
@@ -91,20 +92,8 @@ async def test_http_starts_tells_and_changes_it(controller: FakeController) -> N
 async def test_the_command_line_starts_follows_and_says_how_it_ended(
     controller: FakeController, address: str
 ) -> None:
-    import asyncio
-    from dataclasses import replace
-
-    async def run(*arguments: str) -> tuple[int | None, str]:
-        command = "from controller_asg.cli import main; main()"
-        environment = {**os.environ, "CONTROLLER_ASG_ADDRESS": address, "LOGNAME": "ann"}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", command, *arguments, stdout=asyncio.subprocess.PIPE, env=environment
-        )
-        out, _ = await process.communicate()
-        return process.returncode, out.decode()
-
-    code, out = await run(
-        "start-instance-refresh", "web", "--min-healthy-percentage", "50", "--skip-matching"
+    code, out, _ = await run(
+        address, "start-instance-refresh", "web", "--min-healthy-percentage", "50", "--skip-matching"
     )
     assert (code, out.splitlines()[0].startswith("web: InProgress, 0 %")) == (0, True)
     assert "Outdated" in out
@@ -112,8 +101,52 @@ async def test_the_command_line_starts_follows_and_says_how_it_ended(
     assert of is not None
     assert (of.preferences.min_healthy_percentage, of.preferences.skip_matching) == (50, True)
     assert of.actor == "ann at the command line"
-    assert (await run("pause-instance-refresh", "web"))[1] == "the instance refresh of web is paused\n"
-    failed = replace(of, status=RefreshStatus.FAILED, status_reason="3 in a row")
-    controller.records["web"] = replace(controller.records["web"], refresh=failed)
-    code, out = await run("instance-refresh", "web", "--wait")
+    paused = await run(address, "pause-instance-refresh", "web")
+    assert paused[1] == "the instance refresh of web is paused\n"
+    controller.refresh_becomes = [{"status": RefreshStatus.FAILED, "status_reason": "3 in a row"}]
+    code, out, _ = await run(address, "instance-refresh", "web", "--wait")
     assert (code, "Failed" in out, "3 in a row" in out) == (1, True, True)
+
+
+@pytest.mark.process
+async def test_one_that_was_rolled_back_is_a_success_of_the_rollback_alone(
+    controller: FakeController, address: str
+) -> None:
+    controller.refresh_becomes = [{"status": RefreshStatus.ROLLBACK_SUCCESSFUL}]
+    code, out, _ = await run(address, "start-instance-refresh", "web", "--auto-rollback", "--wait")
+    assert (code, "web: RollbackSuccessful" in out) == (1, True)
+    assert (await run(address, "instance-refresh", "web", "--wait"))[0] == 1
+    assert (await run(address, "rollback-instance-refresh", "web", "--wait"))[0] == 0
+
+
+@pytest.mark.process
+async def test_waiting_ends_by_its_timeout_and_says_what_is_paused(
+    controller: FakeController, address: str
+) -> None:
+    controller.refresh_becomes = [{"paused": True}]
+    code, out, err = await run(address, "start-instance-refresh", "web", "--wait", "--timeout", "0", "--json")
+    assert (code, out) == (1, "")
+    assert "paused until `controller-asg resume-instance-refresh web`" in err
+    assert err.endswith(
+        "groups.web: refresh r-1 goes on, and nobody waits any longer; controller-asg resume-instance-refresh web\n"
+    )
+
+
+@pytest.mark.process
+async def test_who_waits_for_one_refresh_does_not_follow_the_next(
+    controller: FakeController, address: str
+) -> None:
+    controller.refresh_becomes = [{"refresh_id": "r-2", "status": RefreshStatus.SUCCESSFUL}]
+    code, _, err = await run(address, "start-instance-refresh", "web", "--wait")
+    assert (code, "refresh r-1 was followed by r-2" in err) == (1, True)
+
+
+async def run(address: str, *arguments: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from controller_asg.cli import main; main()", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "CONTROLLER_ASG_ADDRESS": address, "LOGNAME": "ann"},
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
