@@ -17,8 +17,8 @@ options:
   state:
     description:
       - V(launched) raises the desired capacity of O(group) by O(count). It does so at every run.
-      - V(terminated) ends the instances O(instance_ids). One that is on its way out already is no change, an id that is
-        no instance of a group is an error, and then nothing is touched.
+      - V(terminated) ends the instances O(instance_ids). One that is on its way out already is no change. All of them
+        are checked first, so where one is refused, for instance an id that is of no group, none is touched.
       - V(protected) keeps scaling in from choosing the instances O(instance_ids).
       - V(unprotected) lets it choose them again.
       - V(standby) takes the instances O(instance_ids) out of service. They stay members of their group, and are neither
@@ -55,8 +55,11 @@ options:
   seconds:
     description:
       - With O(state=protected), after how long the protection ends by itself.
-      - It begins anew at every run, which is a change.
+      - It begins anew at every run, which is a change. O(until) is none at the second.
     type: float
+  until:
+    description: With O(state=protected), when the protection ends by itself, in ISO 8601 with a time zone.
+    type: str
   reason:
     description: With O(state=protected), why. It is shown with the instance.
     type: str
@@ -122,7 +125,7 @@ desired_capacity:
   sample: 4
 changed_instance_ids:
   description: The instances that changed, or would.
-  returned: when O(state) is not V(launched)
+  returned: when O(state) is not V(launched), also by a failure where some were terminated before it
   type: list
   elements: str
   sample: [i-0123456789abcdef0]
@@ -146,7 +149,15 @@ errors:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.controller_asg import CONNECTION_ARGUMENTS, Controller, admin_pb2, controller_of
+from ansible.module_utils.controller_asg import (
+    CONNECTION_ARGUMENTS,
+    Controller,
+    admin_pb2,
+    controller_of,
+    instance_result,
+    refuse,
+    time_option,
+)
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {
@@ -168,25 +179,30 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "instance_ids": {"type": "list", "elements": "str", "default": []},
     "should_decrement_desired_capacity": {"type": "bool", "default": False},
     "seconds": {"type": "float"},
+    "until": {"type": "str"},
     "reason": {"type": "str", "default": ""},
     "actor": {"type": "str", "default": "ansible"},
     **CONNECTION_ARGUMENTS,
 }
-LEAVING = ("Terminating", "Terminated")
+LARGEST_COUNT = 10_000  # of instances in a group
 
 
 def main() -> None:
-    """Give the order; in check mode read the state and say what the order would change."""
+    """Give the order; in check mode the controller only says what it would change."""
     module = AnsibleModule(
         argument_spec=ARGUMENTS,
         supports_check_mode=True,
+        mutually_exclusive=[("seconds", "until")],
         required_if=[("state", "launched", ("group",)), ("state", "attached", ("group",))],
     )
     state = module.params["state"]
     if state != "launched" and not module.params["instance_ids"]:
-        module.fail_json(msg=f"state={state} wants instance_ids")
-    if module.params["count"] < 1:
-        module.fail_json(msg=f"count: {module.params['count']} is below 1")
+        refuse(module, "instance_ids", "are missing", f"name those that shall be {state}")
+    if not 1 <= module.params["count"] <= LARGEST_COUNT:
+        refuse(module, "count", f"{module.params['count']} is no such number", f"write 1 to {LARGEST_COUNT}")
+    for option in ("seconds", "until"):
+        if state != "protected" and module.params[option] is not None:
+            refuse(module, option, f"has no meaning with state={state}", "leave it out")
     with controller_of(module) as controller:
         if state == "launched":
             result = launch(module, controller)
@@ -201,16 +217,15 @@ def main() -> None:
 
 def launch(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
     """Raise desired capacity by `count`."""
-    name, count = module.params["group"], module.params["count"]
-    group = controller.ListGroups(admin_pb2.ListGroupsRequest(name=name)).groups[0]
-    before = group.desired_capacity
-    if not module.check_mode:
-        request = admin_pb2.LaunchInstancesRequest(group=name, count=count, actor=module.params["actor"])
-        after = controller.LaunchInstances(request).desired_capacity
-    elif before + count > group.max_size:
-        refuse(module, name, f"{before + count} is above max_size {group.max_size}", "raise max_size")
-    else:
-        after = before + count
+    name = module.params["group"]
+    before = controller.ListGroups(admin_pb2.ListGroupsRequest(name=name)).groups[0].desired_capacity
+    request = admin_pb2.LaunchInstancesRequest(
+        group=name,
+        count=module.params["count"],
+        actor=module.params["actor"],
+        validate_only=module.check_mode,
+    )
+    after = controller.LaunchInstances(request).desired_capacity
     return {
         "changed": True,
         "desired_capacity": after,
@@ -222,49 +237,88 @@ def launch(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
 
 
 def terminate(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
-    """End the instances. All ids are looked up first, so that one wrong id touches no other instance."""
-    states = lifecycle_states(module, controller)
-    changed = [each for each, state in states.items() if not state.startswith(LEAVING)]
-    if not module.check_mode:
-        answers = {
-            each: controller.TerminateInstance(
-                admin_pb2.TerminateInstanceRequest(
-                    instance_id=each,
-                    should_decrement_desired_capacity=module.params["should_decrement_desired_capacity"],
-                    actor=module.params["actor"],
-                )
-            )
-            for each in changed
+    """End the instances. The controller checks all of them first, so that one it refuses touches no other."""
+    before = {each: found.lifecycle_state for each, found in members(module, controller).items()}
+
+    def ask(instance_id: str, validate_only: bool) -> bool:
+        request = admin_pb2.TerminateInstanceRequest(
+            instance_id=instance_id,
+            should_decrement_desired_capacity=module.params["should_decrement_desired_capacity"],
+            actor=module.params["actor"],
+            validate_only=validate_only,
+        )
+        changed: bool = controller.TerminateInstance(request).changed
+        return changed
+
+    def result(changed: list[str]) -> dict[str, Any]:
+        return {
+            "changed": bool(changed),
+            "changed_instance_ids": changed,
+            "diff": {"before": before, "after": {**before, **dict.fromkeys(changed, "Terminating")}},
         }
-        changed = [each for each, answer in answers.items() if answer.changed]
-    after = {each: "Terminating" if each in changed else state for each, state in states.items()}
-    return {
-        "changed": bool(changed),
-        "changed_instance_ids": changed,
-        "diff": {"before": states, "after": after},
-    }
+
+    changing = [each for each in before if ask(each, True)]
+    if module.check_mode:
+        return result(changing)
+    ended: list[str] = []
+    for each in changing:
+        controller.done = result(ended)
+        if ask(each, False):
+            ended.append(each)
+    return result(ended)
 
 
 def protect(module: AnsibleModule, controller: Controller, protected: bool) -> dict[str, Any]:
     """Protect the instances from scaling in, or no longer."""
-    ids = module.params["instance_ids"]
-    answer = controller.SetInstanceProtection(
-        admin_pb2.SetInstanceProtectionRequest(
-            instance_ids=ids,
-            protected_from_scale_in=protected,
-            actor=module.params["actor"],
-            validate_only=module.check_mode,
-            seconds=module.params["seconds"] if protected else None,
-            reason=module.params["reason"] if protected else "",
-        )
+    params, ids = module.params, module.params["instance_ids"]
+    request = admin_pb2.SetInstanceProtectionRequest(
+        instance_ids=ids,
+        protected_from_scale_in=protected,
+        actor=params["actor"],
+        validate_only=module.check_mode,
+        seconds=params["seconds"],
+        reason=params["reason"] if protected else "",
     )
-    changed = list(answer.changed_instance_ids)
-    before = {each: {"protected_from_scale_in": protected != (each in changed)} for each in ids}
-    after = {each: {"protected_from_scale_in": protected} for each in ids}
+    if (until := time_option(module, "until")) is not None:
+        request.until.FromDatetime(until)
+    before = protection(module, controller)
+    changed = list(controller.SetInstanceProtection(request).changed_instance_ids)
+    if module.check_mode:
+        after = {**before, **dict.fromkeys(changed, foretold(request))}
+    else:
+        after = protection(module, controller) if changed else before
     return {
         "changed": bool(changed),
         "changed_instance_ids": changed,
         "diff": {"before": before, "after": after},
+    }
+
+
+def protection(module: AnsibleModule, controller: Controller) -> dict[str, dict[str, Any]]:
+    """Whether each of the instances is protected, and by whom, why and until when where somebody set it."""
+    found = {}
+    for instance_id, instance in members(module, controller).items():
+        result = instance_result(instance)
+        held = result["protection"] or {}
+        found[instance_id] = {
+            "protected_from_scale_in": result["protected_from_scale_in"],
+            **{key: held[key] for key in ("owner", "reason", "until") if key in held},
+        }
+    return found
+
+
+def foretold(request: Any) -> dict[str, Any]:
+    """As `protection` will tell it once that is ordered."""
+    if not request.protected_from_scale_in:
+        return {"protected_from_scale_in": False}
+    until = request.until.ToJsonString() if request.HasField("until") else None
+    if request.HasField("seconds"):
+        until = f"{request.seconds:g} s from then"
+    return {
+        "protected_from_scale_in": True,
+        "owner": request.actor,
+        "reason": request.reason,
+        "until": until,
     }
 
 
@@ -303,19 +357,14 @@ def move(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
     }
 
 
-def lifecycle_states(module: AnsibleModule, controller: Controller) -> dict[str, str]:
-    """The lifecycle state of each of the instances; ends the module when one is in no group."""
-    instances = controller.ListInstances(admin_pb2.ListInstancesRequest()).instances
-    states = {each.instance_id: each.lifecycle_state for each in instances}
+def members(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
+    """Each of the instances by its id; ends the module when one is in no group."""
+    listed = controller.ListInstances(admin_pb2.ListInstancesRequest()).instances
+    found = {each.instance_id: each for each in listed}
     for each in module.params["instance_ids"]:
-        if each not in states:
+        if each not in found:
             refuse(module, each, "is no instance of a group", "look at `controller-asg instances`")
-    return {each: states[each] for each in module.params["instance_ids"]}
-
-
-def refuse(module: AnsibleModule, where: str, what: str, mend: str) -> None:
-    """End the module as the controller's own refusal would."""
-    module.fail_json(msg=f"{where}: {what}; {mend}", errors=[{"where": where, "what": what, "mend": mend}])
+    return {each: found[each] for each in module.params["instance_ids"]}
 
 
 if __name__ == "__main__":

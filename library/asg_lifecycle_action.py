@@ -104,7 +104,13 @@ errors:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.controller_asg import CONNECTION_ARGUMENTS, Controller, admin_pb2, controller_of
+from ansible.module_utils.controller_asg import (
+    CONNECTION_ARGUMENTS,
+    Controller,
+    admin_pb2,
+    controller_of,
+    refuse,
+)
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["completed", "heartbeat"], "default": "completed"},
@@ -167,12 +173,6 @@ def find(module: AnsibleModule, controller: Controller) -> tuple[str, Any]:
     refuse(
         module, instance_id or token, "no such lifecycle hook is open", "look at `controller-asg instances`"
     )
-    raise AssertionError("fail_json returned")
-
-
-def refuse(module: AnsibleModule, where: str, what: str, mend: str) -> None:
-    """End the module as the controller's own refusal would."""
-    module.fail_json(msg=f"{where}: {what}; {mend}", errors=[{"where": where, "what": what, "mend": mend}])
 
 
 if __name__ == "__main__":

@@ -117,11 +117,16 @@ errors:
       type: str
 """
 
-from datetime import datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.controller_asg import CONNECTION_ARGUMENTS, Controller, admin_pb2, controller_of
+from ansible.module_utils.controller_asg import (
+    CONNECTION_ARGUMENTS,
+    Controller,
+    admin_pb2,
+    controller_of,
+    time_option,
+)
 
 PROCESSES = [
     "Launch",
@@ -184,8 +189,8 @@ def suspend(module: AnsibleModule, controller: Controller) -> list[str]:
         actor=params["actor"],
         validate_only=module.check_mode,
     )
-    if params["until"]:
-        request.until.FromDatetime(until(module))
+    if (until := time_option(module, "until")) is not None:
+        request.until.FromDatetime(until)
     return list(controller.SuspendProcesses(request).changed_groups)
 
 
@@ -197,18 +202,6 @@ def resume(module: AnsibleModule, controller: Controller) -> list[str]:
         validate_only=module.check_mode,
     )
     return list(controller.ResumeProcesses(request).changed_groups)
-
-
-def until(module: AnsibleModule) -> datetime:
-    """The time of the option; ends the module when it is none, or names no time zone."""
-    text = module.params["until"]
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        module.fail_json(msg=f"until: {text} is no time with a zone; write it like 2028-03-01T20:00:00+01:00")
-    return at
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import os
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -35,11 +36,15 @@ CONNECTION_ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 class Controller:
-    """The AdminService with one deadline for all calls. Raises grpc.RpcError."""
+    """The AdminService with one deadline for all calls. Raises grpc.RpcError.
+
+    `done` is what a module returns beside an error: what it had changed by then.
+    """
 
     def __init__(self, channel: Any, timeout: float) -> None:
         self._stub = admin_pb2_grpc.AdminServiceStub(channel)
         self._timeout = timeout
+        self.done: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         """A call by its name in admin.proto, for example `controller.ListGroups(request)`."""
@@ -63,10 +68,32 @@ def controller_of(module: AnsibleModule) -> Iterator[Controller]:
         )
     address = module.params["address"] or os.environ.get("CONTROLLER_ASG_ADDRESS") or DEFAULT_ADDRESS
     with open_channel(address) as channel:
+        controller = Controller(channel, module.params["timeout"])
         try:
-            yield Controller(channel, module.params["timeout"])
+            yield controller
         except grpc.RpcError as error:
-            module.fail_json(**failure(error, address))
+            module.fail_json(**controller.done, **failure(error, address))
+
+
+def refuse(module: AnsibleModule, where: str, what: str, mend: str) -> NoReturn:
+    """End the module as the controller's own refusal would."""
+    fault = {"where": where, "what": what, "mend": mend}
+    module.fail_json(msg=fault_line(fault), errors=[fault])
+    raise AssertionError("fail_json returned")
+
+
+def time_option(module: AnsibleModule, name: str) -> datetime | None:
+    """The option's time in UTC; None without one. Ends the module when it is none, or names no time zone."""
+    text = module.params[name]
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is not None:
+            return at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    refuse(module, name, f"{text} is no time with a zone", "write it like 2028-03-01T20:00:00+01:00")
 
 
 def failure(error: Any, address: str) -> dict[str, Any]:

@@ -191,19 +191,21 @@ class FakeController:
         self.records[group] = replace(old, desired_capacity=desired)
         return old.desired_capacity, desired
 
-    async def launch_instances(self, group: str, count: int, actor: str) -> int:
+    async def launch_instances(self, group: str, count: int, actor: str, validate_only: bool = False) -> int:
         self._may_fail()
         old = self._record(group)
         wanted = old.desired_capacity + count
         if wanted > old.group.max_size:
             what = f"{wanted} would be above max_size {old.group.max_size}"
             raise ConflictError(what, f"groups.{group}", "raise max_size")
+        if validate_only:
+            return wanted
         self.orders.append(("launch", group, count, actor))
         self.records[group] = replace(old, desired_capacity=wanted)
         return wanted
 
     async def terminate_instance(
-        self, instance_id: str, decrement: bool, actor: str
+        self, instance_id: str, decrement: bool, actor: str, validate_only: bool = False
     ) -> tuple[str, int, bool]:
         self._may_fail()
         if instance_id not in self.members:
@@ -212,9 +214,11 @@ class FakeController:
         old = self.records[member.group]
         if member.state is LifecycleState.TERMINATING:
             return member.group, old.desired_capacity, False
+        desired = max(old.desired_capacity - decrement, old.group.min_size)
+        if validate_only:
+            return member.group, desired, True
         self.orders.append(("terminate", instance_id, decrement, actor))
         self.members[instance_id] = replace(member, state=LifecycleState.TERMINATING)
-        desired = max(old.desired_capacity - decrement, old.group.min_size)
         self.records[member.group] = replace(old, desired_capacity=desired)
         return member.group, desired, True
 

@@ -184,7 +184,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         async with answering(context):
             _need(request.group, "group")
             desired = await self._controller.launch_instances(
-                request.group, request.count or 1, orders.actor(request.actor)
+                request.group, request.count or 1, orders.actor(request.actor), request.validate_only
             )
             return pb.LaunchInstancesResponse(desired_capacity=desired)
 
@@ -194,7 +194,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         async with answering(context):
             _need(request.instance_id, "instance_id")
             group, desired, changed = await self._controller.terminate_instance(
-                request.instance_id, request.should_decrement_desired_capacity, orders.actor(request.actor)
+                request.instance_id,
+                request.should_decrement_desired_capacity,
+                orders.actor(request.actor),
+                request.validate_only,
             )
             return pb.TerminateInstanceResponse(group=group, desired_capacity=desired, changed=changed)
 

@@ -113,8 +113,8 @@ class Controller(Protocol):
     async def set_desired_capacity(self, group: str, desired: int, actor: str) -> tuple[int, int]:
         """(before, after). SpecError outside of the bounds."""
 
-    async def launch_instances(self, group: str, count: int, actor: str) -> int:
-        """Raise desired capacity by `count`; returns it. ConflictError beyond max_size."""
+    async def launch_instances(self, group: str, count: int, actor: str, validate_only: bool = False) -> int:
+        """Raise desired capacity by `count`; returns it, or what it would be. ConflictError beyond max_size."""
 
     async def execute_policy(
         self,
@@ -130,9 +130,9 @@ class Controller(Protocol):
         """Desired capacity (before, after), and whether it was executed: not for a message that came before."""
 
     async def terminate_instance(
-        self, instance_id: str, decrement: bool, actor: str
+        self, instance_id: str, decrement: bool, actor: str, validate_only: bool = False
     ) -> tuple[str, int, bool]:
-        """(group, desired capacity, changed). NotFoundError for an instance that is not ours."""
+        """(group, desired capacity, changed), or what they would be. NotFoundError for an instance that is not ours."""
 
     async def protect_instances(
         self,

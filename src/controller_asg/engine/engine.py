@@ -45,7 +45,7 @@ from controller_asg.model.errors import (
 )
 from controller_asg.model.group import Group
 from controller_asg.model.hold import Hold, Process
-from controller_asg.model.instance import LEAVING_STATES, Instance, LifecycleState
+from controller_asg.model.instance import APART_STATES, LEAVING_STATES, Instance, LifecycleState
 from controller_asg.model.offering import Prices
 from controller_asg.model.record import Change, DemandMinute, GroupRecord, State
 from controller_asg.model.refresh import parse_preferences
@@ -674,14 +674,14 @@ class Engine:
         await self._order(group, SetDesired(desired, actor))
         return record.desired_capacity, self._memory.record(group).desired_capacity
 
-    async def launch_instances(self, group: str, count: int, actor: str) -> int:
+    async def launch_instances(self, group: str, count: int, actor: str, validate_only: bool = False) -> int:
         record = self._memory.record(group)
         wanted = record.desired_capacity + count
         if wanted > record.max_size:
             what = f"{wanted} would be above max_size {record.max_size}"
             raise ConflictError(what, f"groups.{group}", "raise max_size, or terminate an instance first")
-        await self._order(group, SetDesired(wanted, actor))
-        return self._memory.record(group).desired_capacity
+        await self._order(group, SetDesired(wanted, actor), validate_only)
+        return wanted if validate_only else self._memory.record(group).desired_capacity
 
     async def execute_policy(
         self,
@@ -703,7 +703,7 @@ class Engine:
         return record.desired_capacity, self._memory.record(group).desired_capacity, True
 
     async def terminate_instance(
-        self, instance_id: str, decrement: bool, actor: str
+        self, instance_id: str, decrement: bool, actor: str, validate_only: bool = False
     ) -> tuple[str, int, bool]:
         instance = self._memory.instance(instance_id)
         changed = instance.state not in LEAVING_STATES
@@ -711,8 +711,12 @@ class Engine:
             raise ConflictError("is being detached", instance_id, "terminate it at EC2 once it is")
         if changed or instance.state is LifecycleState.TERMINATING_WAIT:
             suspension.refuse_termination(self._memory.record(instance.group), instance_id)
-            await self._order(instance.group, Terminate(instance_id, decrement, actor))
-        return instance.group, self._memory.record(instance.group).desired_capacity, changed
+            await self._order(instance.group, Terminate(instance_id, decrement, actor), validate_only)
+        record = self._memory.record(instance.group)
+        desired = record.desired_capacity
+        if validate_only and changed and decrement and instance.state not in APART_STATES:
+            desired = max(desired - 1, record.min_size)
+        return instance.group, desired, changed
 
     async def protect_instances(
         self,
@@ -847,13 +851,14 @@ class Engine:
             await self._order(group, RefreshOrder(action, actor))
         return changed
 
-    async def _order(self, group: str, order: Order) -> None:
-        """Put it to the group's next pass, and wait until that is journalled."""
+    async def _order(self, group: str, order: Order, validate_only: bool = False) -> None:
+        """Put it to the group's next pass, and wait until that is journalled; or only see whether that can be."""
         if not self.observed:
             raise ConflictError(
                 "EC2 has not answered since the start", f"groups.{group}", "ask again in a moment"
             )
-        await self._reconcilers[group].inbox.put_order(order)
+        if not validate_only:
+            await self._reconcilers[group].inbox.put_order(order)
 
 
 def _counts(instances: Iterable[Instance]) -> dict[str, int]:

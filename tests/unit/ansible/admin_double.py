@@ -26,6 +26,8 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         self.suspended: set[str] = set()
         self.yesterday: Any = None
         self.actions: list[tuple[str, Any]] = []  # open lifecycle hooks, by instance
+        self.detached_by_the_way: list[str] = []  # while another instance is terminated
+        self.holds: dict[str, Any] = {}  # of protections, by instance
         self.refreshes: list[str] = []  # the statuses of the group's refresh
         self.refresh_ends = "Successful"
         self.refresh_ids = ["r-1"]  # one a look, the last for good
@@ -93,6 +95,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
                 group=group,
                 lifecycle_state=state,
                 protected_from_scale_in=protected,
+                protection=self.holds.get(instance_id),
                 metrics={"cpu_percent": 12.5},
                 lifecycle_actions=[action for of, action in self.actions if of == instance_id],
             )
@@ -134,23 +137,43 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
 
     def LaunchInstances(self, request: Any, context: Any) -> Any:
         self.calls.append(("LaunchInstances", request))
-        self.desired[request.group] += request.count
-        return pb.LaunchInstancesResponse(desired_capacity=self.desired[request.group])
+        wanted = self.desired[request.group] + request.count
+        if wanted > self.groups[request.group]["max_size"]:
+            refuse(context, [pb.Fault(where="groups.web", what=f"{wanted} would be above max_size")])
+        if not request.validate_only:
+            self.desired[request.group] = wanted
+        return pb.LaunchInstancesResponse(desired_capacity=wanted)
 
     def TerminateInstance(self, request: Any, context: Any) -> Any:
         self.calls.append(("TerminateInstance", request))
-        group, _, protected = self.instances[request.instance_id]
-        self.instances[request.instance_id] = (group, "Terminating", protected)
-        return pb.TerminateInstanceResponse(group=group, desired_capacity=2, changed=True)
+        group, state, protected = self.instances[request.instance_id]
+        if state == "Detaching":
+            refuse(context, [pb.Fault(where=request.instance_id, what="is being detached", mend="wait")])
+        changed = not state.startswith("Terminat")
+        if changed and not request.validate_only:
+            self.instances[request.instance_id] = (group, "Terminating", protected)
+            for each in self.detached_by_the_way:
+                self.instances[each] = (group, "Detaching", False)
+        return pb.TerminateInstanceResponse(group=group, desired_capacity=2, changed=changed)
 
     def SetInstanceProtection(self, request: Any, context: Any) -> Any:
         self.calls.append(("SetInstanceProtection", request))
         wanted = request.protected_from_scale_in
-        changed = [each for each in request.instance_ids if self.instances[each][2] != wanted]
+        hold = pb.Hold(owner=request.actor, reason=request.reason)
+        if request.HasField("until"):
+            hold.until.CopyFrom(request.until)
+        if request.HasField("seconds"):
+            hold.until.FromSeconds(int(request.seconds))
+        changed = [
+            each
+            for each in request.instance_ids
+            if self.instances[each][2] != wanted or (hold.reason and self.holds.get(each) != hold)
+        ]
         if not request.validate_only:
             for each in changed:
                 group, state, _ = self.instances[each]
                 self.instances[each] = (group, state, wanted)
+                self.holds[each] = hold if wanted else None
         return pb.SetInstanceProtectionResponse(changed_instance_ids=changed)
 
     def StartInstanceRefresh(self, request: Any, context: Any) -> Any:

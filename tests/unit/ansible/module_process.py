@@ -21,7 +21,7 @@ def run_module(utilities: Path, module: str, check: bool, arguments: dict[str, A
             str(PROJECT / "library" / f"{module}.py"),
             json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
         ],
-        env={**os.environ, "PYTHONPATH": str(utilities)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(utilities), str(PROJECT / "src")))},
         capture_output=True,
         text=True,
         check=False,

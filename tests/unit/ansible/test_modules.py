@@ -236,8 +236,9 @@ def test_a_launch_raises_desired_capacity_inside_of_the_bounds(
     controller.groups["web"], controller.desired["web"] = WEB, 2
     checked = run("asg_instance", _check=True, address=address, state="launched", group="web", count=2)
     assert (checked["changed"], checked["desired_capacity"], controller.desired["web"]) == (True, 4, 2)
-    beyond = run("asg_instance", _check=True, address=address, state="launched", group="web", count=4)
-    assert "above max_size 5" in beyond["msg"]
+    for check in (True, False):
+        beyond = run("asg_instance", _check=check, address=address, state="launched", group="web", count=4)
+        assert beyond["msg"] == "groups.web: 6 would be above max_size"
     assert run("asg_instance", address=address, state="launched", group="web")["desired_capacity"] == 3
 
 
@@ -248,13 +249,37 @@ def test_one_wrong_id_terminates_nothing(run: Run, controller: AdminDouble, addr
     assert "TerminateInstance" not in sent(controller)
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_one_that_the_controller_refuses_leaves_the_others_alone(
+    run: Run, controller: AdminDouble, address: str, check: bool
+) -> None:
+    controller.instances = {
+        each: ("web", state, False)
+        for each, state in (("i-1", "InService"), ("i-2", "Detaching"), ("i-3", "InService"))
+    }
+    arguments = {"address": address, "state": "terminated", "instance_ids": ["i-1", "i-2", "i-3"]}
+    result = run("asg_instance", _check=check, **arguments)
+    assert result["errors"][0]["what"] == "is being detached"
+    assert [state for _, state, _ in controller.instances.values()] == ["InService", "Detaching", "InService"]
+
+
+def test_a_failure_tells_what_was_terminated_before_it(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.instances = dict.fromkeys(("i-1", "i-2"), ("web", "InService", False))
+    controller.detached_by_the_way = ["i-2"]
+    result = run("asg_instance", address=address, state="terminated", instance_ids=["i-1", "i-2"])
+    assert (result["failed"], result["changed"], result["changed_instance_ids"]) == (True, True, ["i-1"])
+    assert result["diff"]["after"] == {"i-1": "Terminating", "i-2": "InService"}
+
+
 def test_an_instance_that_is_leaving_is_no_change(run: Run, controller: AdminDouble, address: str) -> None:
     controller.instances["i-1"] = ("web", "InService", False)
-    first = run("asg_instance", _check=True, address=address, state="terminated", instance_ids=["i-1"])
-    assert first["changed_instance_ids"] == ["i-1"]
-    assert sent(controller) == []
-    assert run("asg_instance", address=address, state="terminated", instance_ids=["i-1"])["changed"]
-    assert not run("asg_instance", address=address, state="terminated", instance_ids=["i-1"])["changed"]
+    arguments = {"address": address, "state": "terminated", "instance_ids": ["i-1"]}
+    assert run("asg_instance", _check=True, **arguments)["changed_instance_ids"] == ["i-1"]
+    assert controller.instances["i-1"][1] == "InService"
+    assert run("asg_instance", **arguments)["changed"]
+    assert not run("asg_instance", **arguments)["changed"]
 
 
 def test_protection_is_set_once(run: Run, controller: AdminDouble, address: str) -> None:
@@ -263,8 +288,55 @@ def test_protection_is_set_once(run: Run, controller: AdminDouble, address: str)
     checked = run("asg_instance", _check=True, **arguments)
     assert checked["diff"]["before"] == {"i-1": {"protected_from_scale_in": False}}
     assert not controller.instances["i-1"][2]
-    assert run("asg_instance", **arguments)["changed"]
+    done = run("asg_instance", **arguments)
+    assert (done["changed"], done["diff"]) == (True, checked["diff"])
     assert not run("asg_instance", **arguments)["changed"]
+
+
+def test_a_new_reason_or_end_of_a_protection_is_shown_beside_the_old_one(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.instances["i-1"] = ("web", "InService", True)
+    controller.holds["i-1"] = pb.Hold(owner="anna", reason="a job")
+    arguments = {
+        "address": address,
+        "state": "protected",
+        "instance_ids": ["i-1"],
+        "reason": "two jobs",
+        "until": "2099-03-01T14:00:00+01:00",
+    }
+    kept = {"protected_from_scale_in": True}
+    for check in (True, False):
+        result = run("asg_instance", _check=check, **arguments)
+        assert result["diff"] == {
+            "before": {"i-1": {**kept, "owner": "anna", "reason": "a job", "until": None}},
+            "after": {
+                "i-1": {**kept, "owner": "ansible", "reason": "two jobs", "until": "2099-03-01T13:00:00Z"}
+            },
+        }
+    again = run("asg_instance", **arguments)
+    assert (again["changed"], again["diff"]["before"]) == (False, again["diff"]["after"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"until": "0001-01-01T00:00:00+14:00"}, "until: 0001-01-01T00:00:00+14:00 is no time with a zone"),
+        ({"until": "2099-03-01T14:00:00"}, "is no time with a zone"),
+        ({"state": "standby", "seconds": 60}, "seconds: has no meaning with state=standby"),
+        (
+            {"state": "launched", "group": "web", "count": 5_000_000_000},
+            "count: 5000000000 is no such number",
+        ),
+        ({"instance_ids": []}, "instance_ids: are missing"),
+    ],
+)
+def test_what_makes_no_sense_of_instances_is_one_clear_error(
+    run: Run, controller: AdminDouble, address: str, wrong: dict[str, Any], said: str
+) -> None:
+    right = {"state": "protected", "instance_ids": ["i-1"]}
+    assert said in run("asg_instance", address=address, **{**right, **wrong})["msg"]
+    assert sent(controller) == []
 
 
 def test_a_refresh_is_started_once_and_followed_to_its_end(
@@ -366,6 +438,8 @@ def test_processes_are_suspended_and_resumed_once(run: Run, controller: AdminDou
     assert not run("asg_processes", address=address, state="resumed")["changed"]
     wrong = run("asg_processes", **{**arguments, "until": "noon"})
     assert wrong["msg"].startswith("until: noon is no time with a zone")
+    beyond = run("asg_processes", **{**arguments, "until": "0001-01-01T00:00:00+14:00"})
+    assert "is no time with a zone" in beyond["msg"]
 
 
 def test_a_controller_that_does_not_answer_is_said_plainly(run: Run, tmp_path: Path) -> None:

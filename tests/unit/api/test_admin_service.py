@@ -215,6 +215,17 @@ async def test_what_would_steer_a_terminal_is_refused(stub, controller, key):
     assert "Zoë 👩\u200d🚀" in (controller.orders[0][3].owner, controller.orders[0][3].reason)
 
 
+async def test_an_order_that_is_only_checked_tells_the_size_and_reaches_nobody(stub, controller):
+    launch = pb.LaunchInstancesRequest(group="web", count=2, validate_only=True)
+    assert (await stub.LaunchInstances(launch)).desired_capacity == 4
+    terminate = pb.TerminateInstanceRequest(
+        instance_id=C, should_decrement_desired_capacity=True, validate_only=True
+    )
+    answer = await stub.TerminateInstance(terminate)
+    assert (answer.changed, answer.desired_capacity) == (True, 0)
+    assert controller.orders == []
+
+
 async def test_a_request_without_a_name_is_refused(stub):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.DeleteGroup(pb.DeleteGroupRequest())

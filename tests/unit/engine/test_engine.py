@@ -231,8 +231,9 @@ def test_orders_outside_of_the_bounds_are_refused_and_change_nothing() -> None:
     async def scene(world: World) -> None:
         with pytest.raises(SpecError, match="write 2 to 5"):
             await world.engine.set_desired_capacity("web", 6, "test")
-        with pytest.raises(ConflictError, match="max_size"):
-            await world.engine.launch_instances("web", 4, "test")
+        for validate_only in (True, False):
+            with pytest.raises(ConflictError, match="max_size"):
+                await world.engine.launch_instances("web", 4, "test", validate_only)
         with pytest.raises(NotFoundError, match="nothing was touched"):
             await world.engine.terminate_instance("i-0ffffffffffffffff", True, "test")
         with pytest.raises(NotFoundError, match="known groups: web"):
@@ -240,6 +241,32 @@ def test_orders_outside_of_the_bounds_are_refused_and_change_nothing() -> None:
         with pytest.raises(ConflictError, match="2 instances"):
             await world.engine.delete_group("web", force=False, validate_only=False)
         assert world.disk.groups["web"].desired_capacity == 2
+
+    play(scene)
+
+
+def test_what_only_asks_for_a_launch_or_a_termination_is_told_the_size_and_changes_nothing() -> None:
+    async def scene(world: World) -> None:
+        one = world.in_service()[0]
+        assert await world.engine.launch_instances("web", 3, "test", validate_only=True) == 5
+        assert await world.engine.terminate_instance(one, True, "test", validate_only=True) == (
+            "web",
+            2,
+            True,
+        )
+        assert await world.engine.launch_instances("web", 1, "test") == 3
+        assert await world.engine.terminate_instance(one, True, "test", validate_only=True) == (
+            "web",
+            2,
+            True,
+        )
+        assert await world.engine.terminate_instance(one, False, "test", validate_only=True) == (
+            "web",
+            3,
+            True,
+        )
+        assert one in world.in_service()
+        assert await world.engine.terminate_instance(one, True, "test") == ("web", 2, True)
 
     play(scene)
 

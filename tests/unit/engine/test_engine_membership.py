@@ -155,8 +155,9 @@ def test_frozen_groups_do_nothing_even_new_ones_until_the_freeze_ends_by_itself(
         await world.crash()
         await world.start()
         assert world.engine.status().summary == "2 groups, 3 of 4 in service, 2 frozen"
-        with pytest.raises(ConflictError, match=r"Terminate is suspended until .* by anna: a test"):
-            await world.engine.terminate_instance(one, True, "bob")
+        for validate_only in (True, False):
+            with pytest.raises(ConflictError, match=r"Terminate is suspended until .* by anna: a test"):
+                await world.engine.terminate_instance(one, True, "bob", validate_only)
         await world.clock.sleep(45)
         assert (world.ec2.calls["RunInstances"], world.ec2.calls["TerminateInstances"]) == (3, 0)
         (status,) = world.engine.groups("web")

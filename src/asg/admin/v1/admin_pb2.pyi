@@ -1197,20 +1197,24 @@ class LaunchInstancesRequest(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     count: _builtins.int
     """0: 1."""
     actor: _builtins.str
+    validate_only: _builtins.bool
+    """Check, and launch nothing."""
     def __init__(
         self,
         *,
         group: _builtins.str = ...,
         count: _builtins.int = ...,
         actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "count", b"count", "group", b"group"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "count", b"count", "group", b"group", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1222,6 +1226,7 @@ class LaunchInstancesResponse(_message.Message):
 
     DESIRED_CAPACITY_FIELD_NUMBER: _builtins.int
     desired_capacity: _builtins.int
+    """As it is then; with validate_only, as it would be."""
     def __init__(
         self,
         *,
@@ -1242,20 +1247,24 @@ class TerminateInstanceRequest(_message.Message):
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     SHOULD_DECREMENT_DESIRED_CAPACITY_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     should_decrement_desired_capacity: _builtins.bool
     """False: a replacement is launched."""
     actor: _builtins.str
+    validate_only: _builtins.bool
+    """Check, and terminate nothing."""
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
         should_decrement_desired_capacity: _builtins.bool = ...,
         actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "instance_id", b"instance_id", "should_decrement_desired_capacity", b"should_decrement_desired_capacity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "instance_id", b"instance_id", "should_decrement_desired_capacity", b"should_decrement_desired_capacity", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1270,6 +1279,7 @@ class TerminateInstanceResponse(_message.Message):
     CHANGED_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     desired_capacity: _builtins.int
+    """As it is then; with validate_only, as it would be."""
     changed: _builtins.bool
     """False: the instance was already on its way out."""
     def __init__(
