@@ -28,6 +28,8 @@ except ImportError:
 
 DEFAULT_ADDRESS = "unix:///run/controller-asg/admin.sock"
 FAULTS_KEY = "asg-faults-bin"
+# 10,000 instances, each with all the metrics and leases that an agent may tell, are 240 MB; gRPC's own limit is 4 MiB.
+ANSWER_LIMIT_BYTES = 512 * 1024**2
 # The options that every module of the controller has; module_utils/doc_fragments/controller_asg.py describes them.
 CONNECTION_ARGUMENTS: dict[str, dict[str, Any]] = {
     "address": {"type": "str"},
@@ -54,7 +56,7 @@ class Controller:
 
 def open_channel(address: str) -> Any:
     """A channel to the controller. The one place that decides how it is secured: a Unix socket or loopback is not."""
-    return grpc.insecure_channel(address)
+    return grpc.insecure_channel(address, options=(("grpc.max_receive_message_length", ANSWER_LIMIT_BYTES),))
 
 
 @contextmanager

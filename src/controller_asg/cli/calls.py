@@ -16,6 +16,8 @@ from controller_asg.model.errors import Fault
 DEFAULT_ADDRESS = "unix:/run/controller-asg/admin.sock"
 TIMEOUT_SECONDS = 30.0  # an apply asks EC2; everything else answers at once
 FAULTS_KEY = "asg-faults-bin"
+# 10,000 instances, each with all the metrics and leases that an agent may tell, are 240 MB; gRPC's own limit is 4 MiB.
+ANSWER_LIMIT_BYTES = 512 * 1024**2
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -25,7 +27,13 @@ _BAD_INPUT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.
 @contextmanager
 def controller(address: str) -> Iterator[admin_pb2_grpc.AdminServiceStub]:
     """Within the block a failed call ends the command: exit code 2 for bad input, 1 for anything else."""
-    options = (("grpc.enable_http_proxy", 0), ("grpc.primary_user_agent", "controller-asg-cli"))
+    options = (
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.primary_user_agent", "controller-asg-cli"),
+        ("grpc.max_receive_message_length", ANSWER_LIMIT_BYTES),
+    )
+    if not address:
+        end([Fault("--address", "is empty", f"write it like {DEFAULT_ADDRESS}")], EXIT_BAD_INPUT)
     with grpc.insecure_channel(address, options=options) as channel:
         try:
             yield admin_pb2_grpc.AdminServiceStub(channel)

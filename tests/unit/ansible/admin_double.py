@@ -19,6 +19,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
     def __init__(self) -> None:
         self.groups: dict[str, dict[str, Any]] = {}
         self.instances: dict[str, tuple[str, str, bool]] = {}
+        self.summary = "1 group, 2 of 2 in service"
         self.desired: dict[str, int] = {}
         self.conditions: list[tuple[str, str]] = []
         self.calls: list[tuple[str, Any]] = []
@@ -133,7 +134,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         return pb.GetDemandResponse(minutes=self.minutes)
 
     def GetStatus(self, request: Any, context: Any) -> Any:
-        return pb.GetStatusResponse(summary="1 group, 2 of 2 in service")
+        return pb.GetStatusResponse(summary=self.summary)
 
     def LaunchInstances(self, request: Any, context: Any) -> Any:
         self.calls.append(("LaunchInstances", request))

@@ -221,6 +221,11 @@ def test_groups_are_read_with_their_instances(run: Run, controller: AdminDouble,
     assert run("asg_group_info", address=address, name="api")["groups"] == []
 
 
+def test_an_answer_of_many_instances_is_taken(run: Run, controller: AdminDouble, address: str) -> None:
+    controller.summary = "x" * 5_000_000
+    assert run("asg_group_info", address=address)["summary"] == controller.summary
+
+
 def test_activities_and_decisions_are_read(run: Run, controller: AdminDouble, address: str) -> None:
     result = run("asg_activity_info", address=address, group="web", decisions=True, limit=3)
     assert result["activities"][0]["status_message"] == "InvalidAMIID.NotFound"

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from asg.admin.v1 import admin_pb2 as pb
 from controller_asg.api.admin_service import build_admin_server
+from controller_asg.cli.calls import ANSWER_LIMIT_BYTES
 from controller_asg.model.errors import Fault, SpecError, StoreError
 from controller_asg.model.hold import Process
 from controller_asg.model.instance import Lease
@@ -87,6 +89,23 @@ async def test_status_shows_groups_faults_and_conditions(command, daemon):
     assert shown.lines[4] == f"! web: {METRIC_MISSING} (MetricMissing)"
     assert shown.lines[6].split()[:4] == ["GROUP", "DESIRED", "MIN", "MAX"]
     assert shown.lines[7].split()[:5] == ["web", "2", "2", "5", "2"]
+
+
+async def test_an_answer_of_many_instances_is_taken_and_the_limit_holds_the_largest_group(command, daemon):
+    daemon.settings_fault = "x" * 5_000_000
+    shown = await command("status", "--json")
+    assert (shown.code, json.loads(shown.out)["settings_fault"]) == (0, daemon.settings_fault)
+    leases = [pb.BusyLease(owner="o" * 64, reason="r" * 256)] * 32
+    metrics = {f"app.{number:02}{'n' * 198}": 0.1 for number in range(64)}
+    assert pb.Instance(metrics=metrics, busy=leases).ByteSize() * 10_000 < ANSWER_LIMIT_BYTES
+
+
+async def test_an_empty_address_is_said_plainly():
+    shown = await run("status", "--address", "")
+    assert (shown.code, shown.err) == (
+        2,
+        "--address: is empty; write it like unix:/run/controller-asg/admin.sock\n",
+    )
 
 
 async def test_status_as_json_has_the_names_of_the_proto(command):
