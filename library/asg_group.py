@@ -49,6 +49,7 @@ options:
     description:
       - With O(state=absent), terminate the group's instances.
       - Without it a group that has instances is not deleted.
+      - Refused with O(state=present).
     type: bool
     default: false
   source:
@@ -58,8 +59,10 @@ options:
   wait:
     description:
       - With O(state=present), wait until C(min_size) instances of each group that was named are C(InService).
-      - With O(state=absent), wait until the controller no longer knows the group.
-      - The wait ends at once with the last activity's cause when no instance can come, not at the time limit.
+      - With O(state=absent), wait until the controller no longer knows the group, and EC2 has taken the order to
+        terminate its instances. EC2 carries it out after that.
+      - The wait ends before the time limit when no instance can come, for its launches fail (with the last activity's
+        cause) or the process C(Launch) is suspended.
     type: bool
     default: false
   wait_timeout:
@@ -115,7 +118,7 @@ EXAMPLES = r"""
 RETURN = r"""
 groups:
   description: What was done, or would be done, with each group, in the documents' order.
-  returned: success, when O(state=present)
+  returned: when O(state=present), also when what was waited for did not come
   type: list
   elements: dict
   contains:
@@ -193,6 +196,7 @@ from ansible.module_utils.controller_asg import (
     controller_of,
     fault_dict,
     fault_line,
+    refuse,
 )
 from ansible.module_utils.group_documents import complete
 
@@ -211,6 +215,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 POLL_SECONDS = 0.5
 # A launch that failed may go well in another zone; one that fails again and again for so long will not by waiting.
 FAILING_SECONDS = 20.0
+ACTIVITIES_LIMIT = 1_000  # the most that the controller tells at once
 
 
 class WaitError(Exception):
@@ -232,14 +237,18 @@ def main() -> None:
     )
     absent = module.params["state"] == "absent"
     if absent and module.params["name"] is None:
-        module.fail_json(msg="state=absent wants a name")
+        refuse(module, "name", "is missing, and state=absent wants it", "name the one group that shall go")
+    if absent and module.params["spec"] is not None:
+        refuse(module, "spec", "has no meaning with state=absent", "leave it out, or write state=present")
+    if not absent and module.params["force"]:
+        refuse(module, "force", "has no meaning with state=present", "leave it out, or write state=absent")
     if not absent and module.params["name"] is not None and module.params["spec"] is None:
-        module.fail_json(msg="state=present with a name wants its spec")
+        refuse(module, "spec", "is missing, and state=present with a name wants it", "write the document")
     with controller_of(module) as controller:
         try:
             result = delete(module, controller) if absent else apply(module, controller)
         except WaitError as error:
-            module.fail_json(msg=str(error), errors=error.errors)
+            module.fail_json(msg=str(error), errors=error.errors, **controller.done)
     module.exit_json(**result)
 
 
@@ -272,14 +281,7 @@ def apply(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
         }
         for each in answer.groups
     ]
-    if name is None:
-        warn_of_others(module, controller, set(documents))
-    if module.params["wait"] and not module.check_mode:
-        seen = wait_for_service(controller, list(documents), module.params["wait_timeout"])
-        for each in groups:
-            each["desired_capacity"] = seen[each["name"]].desired_capacity
-            each["instance_counts"] = dict(seen[each["name"]].instance_counts)
-    return {
+    result = {
         "changed": any(each["changed"] for each in groups),
         "groups": groups,
         "diff": {
@@ -291,6 +293,15 @@ def apply(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
             "after_header": module.params["source"] or "the documents",
         },
     }
+    controller.done = result
+    if name is None:
+        warn_of_others(module, controller, set(documents))
+    if module.params["wait"] and not module.check_mode:
+        seen = wait_for_service(controller, list(documents), module.params["wait_timeout"])
+        for each in groups:
+            each["desired_capacity"] = seen[each["name"]].desired_capacity
+            each["instance_counts"] = dict(seen[each["name"]].instance_counts)
+    return result
 
 
 def yesterday_of(yesterday: Any) -> dict[str, dict[str, Any]]:
@@ -337,12 +348,14 @@ def delete(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
     answer = controller.DeleteGroup(
         admin_pb2.DeleteGroupRequest(name=name, force=module.params["force"], validate_only=module.check_mode)
     )
-    if module.params["wait"] and not module.check_mode:
-        wait_for_absence(controller, name, module.params["wait_timeout"])
-    return {
+    result = {
         "changed": answer.changed,
         "diff": {"before": as_group_vars(documents), "after": ""},
     }
+    controller.done = result
+    if module.params["wait"] and not module.check_mode:
+        wait_for_absence(controller, name, module.params["wait_timeout"])
+    return result
 
 
 def wait_for_service(controller: Controller, names: list[str], seconds: int) -> dict[str, Any]:
@@ -351,28 +364,64 @@ def wait_for_service(controller: Controller, names: list[str], seconds: int) -> 
     failing_since: dict[str, float] = {}
     while True:
         groups = {group.name: group for group in controller.ListGroups(admin_pb2.ListGroupsRequest()).groups}
+        gone = [name for name in names if name not in groups]
+        if gone:
+            what = "was deleted while its instances were waited for"
+            raise WaitError(
+                [{"where": f"asg_groups.{name}", "what": what, "mend": "apply it again"} for name in gone]
+            )
         missing = {
             name: groups[name]
             for name in names
-            if name in groups and groups[name].instance_counts.get("InService", 0) < groups[name].min_size
+            if groups[name].instance_counts.get("InService", 0) < groups[name].min_size
         }
         if not missing:
             return groups
+        held = [group for group in missing.values() if held_back(controller, group)]
+        if held:
+            raise WaitError(
+                [
+                    why_not(
+                        controller,
+                        group,
+                        "and Launch is suspended",
+                        f"controller-asg resume {group.name} Launch",
+                    )
+                    for group in held
+                ]
+            )
         now = time.monotonic()
         for name, group in missing.items():
             if any(condition.kind == "LaunchesFailing" for condition in group.conditions):
                 failing_since.setdefault(name, now)
             else:
                 failing_since.pop(name, None)
-        lost = [name for name, since in failing_since.items() if now - since >= FAILING_SECONDS]
-        if lost or now >= deadline:
+        lost = [missing[name] for name, since in failing_since.items() if now - since >= FAILING_SECONDS]
+        if lost:
+            raise WaitError([why_not(controller, group, "and its launches fail") for group in lost])
+        if now >= deadline:
             raise WaitError(
-                [why_not(controller, missing[name], now >= deadline) for name in (lost or list(missing))]
+                [why_not(controller, group, "within the time given") for group in missing.values()]
             )
         time.sleep(POLL_SECONDS)
 
 
-def why_not(controller: Controller, group: Any, timed_out: bool) -> dict[str, str]:
+def held_back(controller: Controller, group: Any) -> bool:
+    """Whether no instance can come any more, for Launch is suspended and too few are on their way."""
+    if all(each.process != "Launch" for each in group.suspended_processes):
+        return False
+    # In this order: what these activities bring is counted by then.
+    activities = controller.ListActivities(
+        admin_pb2.ListActivitiesRequest(group=group.name, open_only=True, limit=ACTIVITIES_LIMIT)
+    ).activities
+    if any(each.kind in ("launch", "attach") for each in activities):
+        return False
+    counts = controller.ListGroups(admin_pb2.ListGroupsRequest(name=group.name)).groups[0].instance_counts
+    coming = sum(count for state, count in counts.items() if state.startswith(("InService", "Pending")))
+    return coming < group.min_size
+
+
+def why_not(controller: Controller, group: Any, late: str, mend: str = "") -> dict[str, str]:
     """Why a group has not its min_size in service: its counts, its conditions and the last failed activity."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(group.instance_counts.items()))
     reasons = [f"{condition.kind}: {condition.message}" for condition in group.conditions]
@@ -384,25 +433,34 @@ def why_not(controller: Controller, group: Any, timed_out: bool) -> dict[str, st
         reasons.append(f"last failed activity, {failed.cause}: {failed.status_message}")
     elif group.last_decision:
         reasons.append(f"last decision: {group.last_decision}")
-    late = "within the time given" if timed_out else "and its launches fail"
     return {
         "where": f"asg_groups.{group.name}",
         "what": f"has {counts or 'no instance'}, min_size is {group.min_size} {late}"
         + "".join(f"; {reason}" for reason in reasons),
-        "mend": f"ask `controller-asg why {group.name}` on the controller",
+        "mend": mend or f"ask `controller-asg why {group.name}` on the controller",
     }
 
 
 def wait_for_absence(controller: Controller, name: str, seconds: int) -> None:
-    """Return once the controller no longer knows the group. Raises WaitError."""
+    """Return once the controller no longer knows the group, and EC2 has its instances' end. Raises WaitError."""
     deadline = time.monotonic() + seconds
     while True:
-        groups = controller.ListGroups(admin_pb2.ListGroupsRequest()).groups
-        left = next((group for group in groups if group.name == name), None)
-        if left is None:
+        known = any(
+            group.name == name for group in controller.ListGroups(admin_pb2.ListGroupsRequest()).groups
+        )
+        request = admin_pb2.ListActivitiesRequest(open_only=True, limit=ACTIVITIES_LIMIT)
+        open_ones = [each for each in controller.ListActivities(request).activities if each.group == name]
+        if not known and not open_ones:
             return
         if time.monotonic() >= deadline:
-            raise WaitError([why_not(controller, left, timed_out=True)])
+            count = sum(each.instance_count for each in open_ones)
+            what = (
+                "is there again"
+                if known
+                else f"is deleted, and EC2 has not yet taken the end of {count} instances"
+            )
+            mend = "see who applies it" if known else "ask `controller-asg doctor` on the controller"
+            raise WaitError([{"where": f"asg_groups.{name}", "what": what, "mend": mend}])
         time.sleep(POLL_SECONDS)
 
 

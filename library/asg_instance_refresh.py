@@ -249,6 +249,7 @@ def main() -> None:
             if changed:
                 result["diff"]["after"] = {"status": module.params["state"]}
             module.exit_json(**result, instance_refresh=before)
+        controller.done = result
         after = followed(module, controller, result)
     result["diff"]["after"] = shown(after)
     module.exit_json(**result, instance_refresh=after)

@@ -43,11 +43,11 @@ options:
     default: []
   seconds:
     description:
-      - After how long they resume by themselves. Neither this nor O(until), and they don't.
+      - With O(state=suspended), after how long they resume by themselves. Neither this nor O(until), and they don't.
       - It begins anew at every run, which is a change.
     type: float
   until:
-    description: When they resume by themselves, in ISO 8601 with a time zone.
+    description: With O(state=suspended), when they resume by themselves, in ISO 8601 with a time zone.
     type: str
   reason:
     description: Why. It is shown wherever the group is.
@@ -125,6 +125,7 @@ from ansible.module_utils.controller_asg import (
     Controller,
     admin_pb2,
     controller_of,
+    refuse,
     time_option,
 )
 
@@ -157,6 +158,9 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=ARGUMENTS, supports_check_mode=True, mutually_exclusive=[("seconds", "until")]
     )
+    for option in ("seconds", "until"):
+        if module.params["state"] == "resumed" and module.params[option] is not None:
+            refuse(module, option, "has no meaning with state=resumed", "leave it out")
     with controller_of(module) as controller:
         before = suspended(module, controller)
         changed = (

@@ -21,6 +21,8 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         self.instances: dict[str, tuple[str, str, bool]] = {}
         self.summary = "1 group, 2 of 2 in service"
         self.desired: dict[str, int] = {}
+        self.open_activities: list[Any] = []  # one ends after each look
+        self.looks_until_gone = 0  # at the groups; then they are deleted
         self.conditions: list[tuple[str, str]] = []
         self.calls: list[tuple[str, Any]] = []
         self.minutes: list[Any] = []
@@ -73,6 +75,10 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         if request.name and request.name not in self.groups:
             refuse(context, [pb.Fault(where=request.name, what="is no group")], grpc.StatusCode.NOT_FOUND)
         answer = pb.ListGroupsResponse()
+        if self.looks_until_gone:
+            self.looks_until_gone -= 1
+            if not self.looks_until_gone:
+                self.groups = {}
         for name, document in self.groups.items():
             states = [state for _, state, _ in self._members(name)]
             answer.groups.add(
@@ -113,6 +119,10 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
     def ListActivities(self, request: Any, context: Any) -> Any:
         self.calls.append(("ListActivities", request))
         answer = pb.ListActivitiesResponse()
+        if request.open_only:
+            opened, self.open_activities = self.open_activities, self.open_activities[1:]
+            answer.activities.extend(opened)
+            return answer
         answer.activities.add(
             activity_id="a1",
             group="web",

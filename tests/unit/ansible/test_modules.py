@@ -199,6 +199,82 @@ def test_waiting_in_vain_fails_with_the_last_activitys_cause(
     assert "LaunchesFailing: 3 in a row" in result["msg"]
 
 
+def test_a_failed_wait_tells_what_was_applied(run: Run, controller: AdminDouble, address: str) -> None:
+    result = run("asg_group", address=address, name="web", spec=WEB, wait=True, wait_timeout=0)
+    assert (result["failed"], result["changed"], result["groups"][0]["name"]) == (True, True, "web")
+    assert yaml.safe_load(result["diff"]["after"]) == {"asg_groups": {"web": WEB}}
+
+
+def test_nobody_waits_while_launch_is_suspended_unless_enough_are_on_their_way(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.suspended = {"Launch"}
+    controller.instances["i-1"] = ("web", "InService", False)
+    controller.open_activities = [pb.Activity(group="web", kind="launch")]
+    result = run("asg_group", address=address, name="web", spec=WEB, wait=True, wait_timeout=50)
+    assert "has 1 InService, min_size is 2 and Launch is suspended" in result["msg"]
+    assert result["errors"][0]["mend"] == "controller-asg resume web Launch"
+    asked = [request.open_only for name, request in controller.calls if name == "ListActivities"]
+    assert asked == [True, True, False]
+    controller.instances["i-2"] = ("web", "Pending", False)
+    result = run("asg_group", address=address, name="web", spec=WEB, wait=True, wait_timeout=0)
+    assert "within the time given" in result["msg"]
+
+
+def test_a_group_that_is_deleted_meanwhile_is_not_waited_for(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.looks_until_gone = 2
+    result = run("asg_group", address=address, name="web", spec=WEB, wait=True)
+    assert result["msg"] == (
+        "asg_groups.web: was deleted while its instances were waited for; apply it again"
+    )
+
+
+def test_deleting_with_wait_waits_until_ec2_has_the_end_of_the_instances(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.groups["web"] = WEB
+    controller.open_activities = [pb.Activity(group="web", kind="terminate", instance_count=3)] * 2
+    arguments = {"address": address, "name": "web", "state": "absent", "force": True, "wait": True}
+    late = run("asg_group", wait_timeout=0, **arguments)
+    assert (late["failed"], late["changed"]) == (True, True)
+    assert "is deleted, and EC2 has not yet taken the end of 6 instances" in late["msg"]
+    assert not run("asg_group", **arguments)["changed"]
+    assert sent(controller).count("ListActivities") == 3
+
+
+@pytest.mark.parametrize(
+    ("module", "wrong", "said"),
+    [
+        (
+            "asg_group",
+            {"name": "web", "state": "absent", "spec": WEB},
+            "spec: has no meaning with state=absent",
+        ),
+        (
+            "asg_group",
+            {"name": "web", "spec": WEB, "force": True},
+            "force: has no meaning with state=present",
+        ),
+        ("asg_group", {"name": "web"}, "spec: is missing"),
+        ("asg_group", {"groups": {}, "state": "absent"}, "name: is missing"),
+        ("asg_processes", {"state": "resumed", "seconds": 60}, "seconds: has no meaning with state=resumed"),
+        (
+            "asg_processes",
+            {"state": "resumed", "until": "2099-03-01T14:00:00Z"},
+            "until: has no meaning with state=resumed",
+        ),
+    ],
+)
+def test_an_option_without_meaning_is_refused(
+    run: Run, controller: AdminDouble, address: str, module: str, wrong: dict[str, Any], said: str
+) -> None:
+    result = run(module, address=address, **wrong)
+    assert (result["failed"], result["msg"].startswith(said)) == (True, True)
+    assert sent(controller) == []
+
+
 def test_deleting_a_group_with_instances_wants_force(run: Run, controller: AdminDouble, address: str) -> None:
     controller.groups["web"] = WEB
     controller.instances["i-1"] = ("web", "InService", False)
@@ -373,6 +449,14 @@ def test_one_that_is_under_way_is_followed_and_its_failure_told(
     failed = run("asg_instance_refresh", address=address, group="web", state="rolled_back")
     assert failed["msg"] == "the instance refresh of web ended RollbackFailed: 3 in a row"
     assert failed["instance_refresh"]["percentage_complete"] == 40
+
+
+def test_a_refresh_that_can_not_be_followed_was_started_all_the_same(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.groups["web"], controller.looks_until_gone = WEB, 1
+    failed = run("asg_instance_refresh", address=address, group="web")
+    assert (failed["failed"], failed["changed"]) == (True, True)
 
 
 def test_who_waits_for_one_refresh_does_not_follow_the_next(
