@@ -33,7 +33,7 @@ class Settings:
     # What new instances are told: "host:port" of agents_listen as they reach it. Required.
     advertised_address: str = ""
     agents_listen: str = "0.0.0.0:7402"
-    # Loopback only: whoever reaches it may do everything.
+    # Loopback only: whoever reaches it may do everything. Empty: admin_socket alone, whose group says who may.
     admin_listen: str = "127.0.0.1:7403"
     admin_socket: str = "/run/controller-asg/admin.sock"
     http_listen: str = "127.0.0.1:7480"
@@ -154,7 +154,7 @@ def _contradictions(settings: Settings) -> Iterator[Fault]:
         )
     for name in ("advertised_address", "agents_listen", "admin_listen", "http_listen"):
         address: str = getattr(settings, name)
-        if name == "advertised_address" and not address:
+        if name in ("advertised_address", "admin_listen") and not address:
             continue
         try:
             host, _ = split_address(address)

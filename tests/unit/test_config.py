@@ -90,6 +90,11 @@ def test_the_admin_service_may_listen_on_any_loopback_address(file, address):
     assert load_settings(file).admin_listen == address
 
 
+def test_the_admin_service_may_do_without_an_address(file):
+    file.write_text(f'{GOOD}admin_listen = ""\n')
+    assert load_settings(file).admin_listen == ""
+
+
 def test_what_is_no_toml_no_text_or_no_file_is_told_plainly(file):
     assert "is not TOML" in faults(file, "a = = 3\n")[0]
     file.write_bytes(b'region = "\xff"')
