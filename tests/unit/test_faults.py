@@ -1,6 +1,7 @@
 """pydantic's errors in an operator's words: the key, what is wrong, and the mend."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -29,6 +30,14 @@ def told(**document: Any) -> list[str]:
         ({"min_size": "9o"}, "min_size: '9o' is not a whole number; write 90"),
         ({"min_size": "3"}, "min_size: '3' is not a whole number; write 3"),
         ({"min_size": 2.5}, "min_size: 2.5 is not a whole number; write 2 or 3"),
+        ({"min_size": math.inf}, "min_size: inf is not a whole number; write a whole number"),
+        ({"min_size": -math.inf}, "min_size: -inf is not a whole number; write a whole number"),
+        ({"min_size": math.nan}, "min_size: nan is not a whole number; write a whole number"),
+        ({"min_size": 1e300}, "min_size: 1e+300 is not a whole number; write a whole number"),
+        (
+            {"min_size": "9" * 400},
+            f"min_size: '{'9' * 58}… is not a whole number; write a whole number",
+        ),
         ({"min_size": -1}, "min_size: -1 is below 0; write 0 or more"),
         ({"min_size": True}, "min_size: true is not a whole number; write a whole number"),
         ({"min_size": None}, "min_size: has no value; write one, or leave the key out"),

@@ -6,6 +6,7 @@ apart. A value is repeated to the operator, but never one of a key that may hold
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 from collections.abc import Iterable, Mapping
@@ -267,12 +268,14 @@ def _of_value(kind: str, value: Any, context: Mapping[str, Any], key: str) -> tu
 
 def _number_mend(value: Any, key: str, whole: bool) -> str:
     """The number that was most likely meant: without quotes, lookalike letters, or a unit that the key names."""
-    if isinstance(value, float) and whole:
+    if (
+        isinstance(value, float) and whole and abs(value) < 1e15
+    ):  # beyond it, and NaN, nobody meant the number
         if "percentage" in key and 0 < value < 1:
             return f"write {round(value * 100)}: the key counts in percent"
         return f"write {value:.0f}" if value == int(value) else f"write {int(value)} or {int(value) + 1}"
     number = _meant(value, key) if isinstance(value, str) else None
-    if number is None or (whole and number != int(number)):
+    if number is None or not math.isfinite(number) or (whole and number != int(number)):
         return "write a whole number" if whole else "write a number"
     return f"write {number:.10g}"
 

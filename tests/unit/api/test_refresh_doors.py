@@ -42,6 +42,7 @@ async def test_the_admin_service_starts_one_at_a_time_and_refuses_bad_preference
         for text, code in (
             ('{"min_healthy": 3}', grpc.StatusCode.INVALID_ARGUMENT),
             ("[]", grpc.StatusCode.INVALID_ARGUMENT),
+            ('{"min_healthy_percentage": 1e999}', grpc.StatusCode.INVALID_ARGUMENT),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.StartInstanceRefresh(
@@ -80,6 +81,7 @@ async def test_http_starts_tells_and_changes_it(controller: FakeController) -> N
         path = "/v1/groups/web/instance-refresh"
         assert (await client.get(path)).status_code == 404
         assert (await client.post(path, json={"bake_time_seconds": 200_000})).status_code == 400
+        assert (await client.post(path, content='{"min_healthy_percentage": 1e999}')).status_code == 400
         started = await client.post(path)
         assert (started.status_code, started.json()["status"]) == (202, "InProgress")
         assert (await client.post(path)).status_code == 409
