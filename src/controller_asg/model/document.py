@@ -1,9 +1,10 @@
 """From what an operator wrote to groups that hold together; or to every fault of it, each with its place."""
 
+import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -24,6 +25,7 @@ from controller_asg.model.scaling_policy import (
     Thresholds,
 )
 from controller_asg.model.scheduled_action import FIRST_YEAR, LAST_YEAR, ScheduledAction, cron_fault
+from controller_asg.model.text import broken
 
 _GROUP: TypeAdapter[Group] = TypeAdapter(Group)
 
@@ -38,6 +40,11 @@ ADJUSTMENT_LIMITS = {
     "ChangeInCapacity": (10_000, "instances"),
     "PercentChangeInCapacity": (100_000, "percent"),
 }
+_NAMES = tuple(field.name for field in dataclasses.fields(Group))
+# Lists of a group in which each entry is judged by itself.
+_ENTRIES = ("policies", "scheduled_actions", "lifecycle_hooks")
+# In place of a bound that is wrong: nothing contradicts these.
+_BOUNDLESS = {"min_size": 0, "max_size": 10_000}
 
 
 def place(group: str, key: str = "", source: str = "") -> str:
@@ -61,8 +68,12 @@ def parse_groups(documents: Mapping[str, Mapping[str, Any]], source: str = "") -
                 Fault(place(name, "name", source), f"differs from the group's key {name}", "leave it out")
             )
             continue
+        faults.extend(
+            Fault(place(name, key, source), "holds half of a character", "write whole characters")
+            for key in broken(document)
+        )
         try:
-            group = _GROUP.validate_json(json.dumps({**document, "name": name}, default=str))
+            group = _validated(name, document)
         except ValidationError as error:
             faults.extend(faults_of(error, place(name, "", source), Group))
             faults.extend(_contradictions_of_the_rest(name, document, error, source))
@@ -74,30 +85,52 @@ def parse_groups(documents: Mapping[str, Mapping[str, Any]], source: str = "") -
     return tuple(groups)
 
 
+def _validated(name: str, document: Mapping[str, Any]) -> Group:
+    """Raises pydantic's ValidationError. What has no bytes in UTF-8 becomes a question mark."""
+    text = json.dumps({**document, "name": name}, default=str, ensure_ascii=False)
+    return _GROUP.validate_json(text.encode(errors="replace"))
+
+
 def _contradictions_of_the_rest(
     name: str, document: Mapping[str, Any], error: ValidationError, source: str
 ) -> Iterator[Fault]:
     """Contradictions between the keys that are right by themselves, so that one report tells all there is to mend."""
-    wrong = [each["loc"] for each in error.errors()]
-    rest = {key: value for key, value in document.items() if key not in {loc[0] for loc in wrong}}
-    for key in ("policies", "scheduled_actions"):
+    wrong = [each["loc"] for each in error.errors() if each["loc"]]
+    keys = {str(loc[0]) for loc in wrong}
+    rest = {key: value for key, value in document.items() if key not in keys}
+    kept: dict[str, list[int]] = {}
+    for key in _ENTRIES:
         if isinstance(document.get(key), list):
             spoilt = {loc[1] for loc in wrong if loc[0] == key and len(loc) > 1}
             whole = (key,) not in wrong
-            rest[key] = [each for i, each in enumerate(document[key]) if whole and i not in spoilt]
+            kept[key] = [i for i in range(len(document[key])) if whole and i not in spoilt]
+            rest[key] = [document[key][i] for i in kept[key]]
+    meant = {near_name(key, _NAMES) for key in keys}
+    rest = {key: value for key, value in _BOUNDLESS.items() if key in meant} | rest
     rest.setdefault("launch", {"image": {"id": "ami-00000000"}})
     try:
-        group = _GROUP.validate_json(json.dumps({**rest, "name": name}, default=str))
+        group = _validated(name, rest)
     except ValidationError:
         return
     known = "launch" in document and rest["launch"] is document["launch"]
-    yield from (fault for fault in _contradictions(group, source) if known or ".launch." not in fault.where)
+    for fault in _contradictions(group, source, kept):
+        if known or ".launch." not in fault.where:
+            yield fault
 
 
-def _contradictions(group: Group, source: str) -> Iterator[Fault]:
-    """What each key alone allows, and the keys together do not."""
+def _contradictions(
+    group: Group, source: str, kept: Mapping[str, Sequence[int]] | None = None
+) -> Iterator[Fault]:
+    """What each key alone allows, and the keys together do not.
+
+    `kept` holds the document's own indices of the entries, where some were left out.
+    """
 
     def fault(key: str, what: str, mend: str) -> Fault:
+        name, _, rest = key.partition("[")
+        if kept and name in kept:
+            index, _, below = rest.partition("]")
+            key = f"{name}[{kept[name][int(index)]}]{below}"
         return Fault(place(group.name, key, source), what, mend)
 
     low, high = group.min_size, group.max_size

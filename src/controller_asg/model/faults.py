@@ -201,6 +201,8 @@ def _explain(detail: ErrorDetails, key: str, owner: Any) -> tuple[str, str, str,
         return key, fault.what, fault.mend, near_name(name, _known_keys(owner))
     if kind == "missing":
         return key, "is missing", "add it", ""
+    if kind == "json_invalid":  # we wrote the JSON ourselves
+        return key, "is nested too deeply", "write it flatter", ""
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         choices = re.findall(r"'([^']+)'", str(context.get("expected_tags", ""))) or _choices(detail, owner)
         tag = str(context.get("discriminator", "'type'")).strip("'")

@@ -115,8 +115,9 @@ _REFRESH: TypeAdapter[InstanceRefresh] = TypeAdapter(InstanceRefresh)
 def parse_preferences(document: Mapping[str, Any], group: Group) -> RefreshPreferences:
     """What an operator wrote, with the group's values where it is silent. Raises SpecError with every fault."""
     where = f"groups.{group.name}.preferences"
+    text = json.dumps(document, default=str, ensure_ascii=False)
     try:
-        given = _PREFERENCES.validate_json(json.dumps(document, default=str))
+        given = _PREFERENCES.validate_json(text.encode(errors="replace"))
     except ValidationError as error:
         raise SpecError(faults_of(error, where, RefreshPreferences)) from error
     low, high = healthy_range(group)

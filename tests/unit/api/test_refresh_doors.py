@@ -43,6 +43,7 @@ async def test_the_admin_service_starts_one_at_a_time_and_refuses_bad_preference
             ('{"min_healthy": 3}', grpc.StatusCode.INVALID_ARGUMENT),
             ("[]", grpc.StatusCode.INVALID_ARGUMENT),
             ('{"min_healthy_percentage": 1e999}', grpc.StatusCode.INVALID_ARGUMENT),
+            ('{"\\ud800": 1}', grpc.StatusCode.INVALID_ARGUMENT),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.StartInstanceRefresh(
