@@ -530,8 +530,8 @@ def _time(request: Any, name: Literal["since", "until"]) -> datetime | None:
     try:
         found: datetime = getattr(request, name).ToDatetime(UTC)
     except (ValueError, OverflowError) as error:
-        raise SpecError((Fault(name, "is no time", "send one of the years 1 to 9999"),)) from error
-    return found
+        raise SpecError((Fault(name, "is no time", "send one of the years 1970 to 8999"),)) from error
+    return orders.in_range(found, name)
 
 
 def _number(

@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controller_asg.api import orders
 from controller_asg.api.http_orders import ORDERS, Handle
 from controller_asg.api.json_body import read_json
 from controller_asg.api.message_json import to_json
@@ -456,15 +457,8 @@ def _limit(query: dict[str, str], default: int) -> int:
 
 
 def _time(query: dict[str, str], name: str) -> datetime | None:
-    """None when it is absent; UTC where it names no zone."""
-    if name not in query:
-        return None
-    try:
-        at = datetime.fromisoformat(query[name])
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        fault = Fault(name, f"{query[name][:40]!r} is no time", "write it like 2025-03-01T12:00:00Z")
-        raise SpecError((fault,)) from error
+    """None when it is absent."""
+    return orders.time(query[name], name) if name in query else None
 
 
 def _flag(query: dict[str, str], name: str, default: bool) -> bool:

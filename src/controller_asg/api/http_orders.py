@@ -118,11 +118,4 @@ def _words(told: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _time(told: Mapping[str, Any]) -> datetime | None:
-    if "until" not in told:
-        return None
-    try:
-        at = datetime.fromisoformat(told["until"])
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        what = f"{told['until'][:40]!r} is no time"
-        raise SpecError((Fault("until", what, "write it like 2028-03-01T12:00:00Z"),)) from error
+    return orders.time(told["until"], "until") if "until" in told else None

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from controller_asg.model.errors import Fault, SpecError
-from controller_asg.model.faults import near_name
+from controller_asg.model.faults import near_name, shown
 from controller_asg.model.hold import Hold, Process
+from controller_asg.model.scheduled_action import FIRST_YEAR, LAST_YEAR
 from controller_asg.model.text import unprintable
 
 # EC2 Auto Scaling API Reference: AttachInstances, DetachInstances, EnterStandby; SetInstanceProtection takes more.
@@ -55,10 +56,31 @@ def until(seconds: float | None, at: datetime | None, now: datetime) -> datetime
     if seconds is not None:
         if not 0 < seconds <= LONGEST_SECONDS:
             mend = f"write a number above 0, {LONGEST_SECONDS:.0f} at the most"
-            raise SpecError((Fault("seconds", f"{seconds:g} is no such time", mend),))
+            raise SpecError((Fault("seconds", f"{shown(seconds)} is no such time", mend),))
         return now + timedelta(seconds=seconds)
     if at is not None and at <= now:
         raise SpecError((Fault("until", f"{at:%Y-%m-%d %H:%M:%SZ} is past", "write a time to come"),))
+    return at
+
+
+def time(text: str, where: str) -> datetime:
+    """Of ISO 8601 with a zone, in UTC: what a time without one means would depend on who reads it."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        what = f"{shown(text)} is no time"
+        raise SpecError((Fault(where, what, "write it like 2028-03-01T12:00:00Z"),)) from error
+    if at.tzinfo is None:
+        mend = f"write it like {at.isoformat()}Z, or with an offset such as +01:00"
+        raise SpecError((Fault(where, f"{shown(text)} names no time zone", mend),))
+    return in_range(at, where).astimezone(UTC)
+
+
+def in_range(at: datetime, where: str) -> datetime:
+    """Far enough from the ends of the calendar to reckon with."""
+    if not FIRST_YEAR <= at.year <= LAST_YEAR:
+        mend = f"write one of the years {FIRST_YEAR} to {LAST_YEAR}"
+        raise SpecError((Fault(where, f"{at.isoformat()} is out of range", mend),))
     return at
 
 

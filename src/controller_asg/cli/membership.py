@@ -1,5 +1,6 @@
 """The commands about members and suspensions: standby, detach, attach, protect, suspend and freeze."""
 
+import contextlib
 import json
 import re
 from datetime import datetime
@@ -206,9 +207,10 @@ def _end(lasts: str, until: str) -> dict[str, Any]:
             end([Fault("--for", f"{lasts!r} is no time", "write it like 90s, 30m, 2h or 1d")], EXIT_BAD_INPUT)
         seconds = float(found[1]) * UNITS[found[2]]
     if until:
-        try:
-            at = datetime.fromisoformat(until).astimezone()
-        except (ValueError, OverflowError):
-            fault = Fault("--until", f"{until!r} is no time", "write it like 2028-03-01T14:00+01:00")
-            end([fault], EXIT_BAD_INPUT)
+        at = None
+        with contextlib.suppress(ValueError):
+            at = datetime.fromisoformat(until)
+        if at is None or at.tzinfo is None or not 1 < at.year < 9999:
+            what = f"{until!r} is no time with a zone"
+            end([Fault("--until", what, "write it like 2028-03-01T14:00+01:00")], EXIT_BAD_INPUT)
     return ({"seconds": seconds} if lasts else {}) | ({"until": at} if until else {})

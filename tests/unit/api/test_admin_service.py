@@ -226,6 +226,15 @@ async def test_an_order_that_is_only_checked_tells_the_size_and_reaches_nobody(s
     assert controller.orders == []
 
 
+async def test_a_time_at_the_end_of_the_calendar_is_refused(stub):
+    request = pb.GetDemandRequest(group="web")
+    request.until.FromJsonString("0001-01-01T00:00:00Z")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.GetDemand(request)
+    (fault,) = faults(caught.value)
+    assert (fault.where, fault.mend) == ("until", "write one of the years 1970 to 8999")
+
+
 async def test_a_request_without_a_name_is_refused(stub):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.DeleteGroup(pb.DeleteGroupRequest())

@@ -291,6 +291,20 @@ async def test_an_unknown_name_is_404(client, path):
     assert (await client.get(path)).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("until", "mend"),
+    [
+        ("0001-01-01T00:00:00Z", "write one of the years 1970 to 8999"),
+        ("2028-02-28T12:00", "write it like 2028-02-28T12:00:00Z, or with an offset such as +01:00"),
+        ("2028-02-28", "write it like 2028-02-28T00:00:00Z, or with an offset such as +01:00"),
+    ],
+)
+async def test_a_time_that_is_out_of_range_or_names_no_zone_is_refused(client, until, mend):
+    answer = await client.get("/v1/groups/web/demand", params={"until": until})
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0] | {"what": ""} == {"where": "until", "what": "", "mend": mend}
+
+
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "1001", "9" * 5000, "\u0661"])
 async def test_a_limit_outside_of_its_range_is_refused(client, limit):
     answer = await client.get("/v1/groups/web/decisions", params={"limit": limit})
@@ -368,6 +382,13 @@ async def test_members_are_moved_and_protected(client, served):
     assert served.controller.orders[4][4] == "a job"
 
 
+async def test_a_protection_without_a_proper_end_is_refused(client, served):
+    body = {"protected_from_scale_in": True, "seconds": int("9" * 400)}
+    answer = await client.put(f"/v1/instances/{A}/protection", json=body)
+    assert (answer.status_code, answer.json()["errors"][0]["where"]) == (400, "seconds")
+    assert served.controller.orders == []
+
+
 async def test_processes_are_suspended_and_resumed(client, served):
     body = {"group": "web", "processes": ["Terminate"], "until": "2099-01-01T00:00:00Z", "reason": "look"}
     answer = await client.post("/v1/suspend-processes", json=body)
@@ -387,6 +408,9 @@ async def test_processes_are_suspended_and_resumed(client, served):
         ("/v1/suspend-processes", {"seconds": 9, "until": "2099-01-01T00:00:00Z"}, "until"),
         ("/v1/suspend-processes", {"until": "2001-01-01T00:00:00Z"}, "until"),
         ("/v1/suspend-processes", {"until": "noon"}, "until"),
+        ("/v1/suspend-processes", {"until": "2099-01-01T00:00:00"}, "until"),
+        ("/v1/suspend-processes", {"until": "9999-12-31T23:59:59-12:00"}, "until"),
+        ("/v1/suspend-processes", {"seconds": int("9" * 400)}, "seconds"),
         ("/v1/suspend-processes", {"reason": "x" * 201}, "reason"),
         ("/v1/suspend-processes", {"reason": "\x1b[2J"}, "reason"),
         ("/v1/suspend-processes", [], "body"),

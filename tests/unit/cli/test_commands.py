@@ -289,6 +289,15 @@ async def test_one_verb_freezes_everything_and_one_thaws_it(command, controller)
     assert controller.orders[1] == ("resume", "web", tuple(Process))
 
 
+@pytest.mark.parametrize("until", ["noon", "2099-03-01T14:00", "0001-01-01T00:00:00+14:00"])
+async def test_a_time_without_a_zone_is_refused(command, controller, until):
+    shown = await command("freeze", "--until", until)
+    assert (shown.code, shown.out) == (2, "")
+    mend = "write it like 2028-03-01T14:00+01:00"
+    assert shown.err == f"--until: '{until}' is no time with a zone; {mend}\n"
+    assert controller.orders == []
+
+
 async def test_a_word_that_is_no_text_is_refused_before_anything_is_asked(command, controller):
     shown = await command("freeze", "--reason", os.fsdecode(b"caf\xe9"))
     assert (shown.code, shown.out) == (2, "")
