@@ -55,6 +55,23 @@ def told(**document: Any) -> list[str]:
             {"min_healthy_percentage": 0.9},
             "min_healthy_percentage: 0.9 is not a whole number; write 90: the key counts in percent",
         ),
+        (
+            {"launch": {**IMAGE, "metadata_tokens": "maybe"}},
+            "launch.metadata_tokens: 'maybe' is not known; write required or optional",
+        ),
+        (
+            {"lifecycle_hooks": [{"name": "a b", "transition": "launch"}]},
+            "lifecycle_hooks[0].name: 'a b' is not well formed; write letters, digits, -, _ and /, 255 at the most",
+        ),
+        (
+            {"lifecycle_hooks": [{"name": "a", "transition": "launch", "command": "./x"}]},
+            "lifecycle_hooks[0].command: './x' is not well formed; name a file of the agent's hooks directory: "
+            "begin with a letter or digit; then letters, digits, ., _ and -, 64 in all at the most",
+        ),
+        (
+            {"lifecycle_hooks": [{"name": "a", "transition": "launch", "notification_metadata": "x" * 4001}]},
+            "lifecycle_hooks[0].notification_metadata: has 4001 characters; write 4000 at the most",
+        ),
         ({"bootstrap": "rolle"}, "bootstrap: 'rolle' is not known; write role"),
         (
             {"new_instances_protected_from_scale_in": "yes"},

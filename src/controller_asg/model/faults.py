@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from controller_asg.model.errors import Fault
 
-SECRET_KEYS = ("user_data", "token", "password", "secret", "store_url")
+SECRET_KEYS = frozenset({"user_data", "token", "password", "secret", "store_url"})  # whole keys of a place
 SHOWN_CHARACTERS = 60  # of a value; more is cut
 NEAR_RATIO = 0.6  # difflib's own default; below it suggestions stop making sense
 
@@ -67,6 +67,9 @@ _PATTERNS = {
     r"^[a-zA-Z][a-zA-Z0-9_-]{0,62}$": "begin with a letter; then letters, digits, - and _, 63 in all at the most",
     r"^[a-z0-9-]+\.[a-z0-9-]+$": "write a type such as t2.micro",
     r"^/dev/[a-z0-9]+$": "write a device such as /dev/xvda",
+    r"^[A-Za-z0-9_/-]{1,255}$": "write letters, digits, -, _ and /, 255 at the most",
+    r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$": "name a file of the agent's hooks directory: begin with a letter or digit;"
+    " then letters, digits, ., _ and -, 64 in all at the most",
 }
 
 
@@ -110,7 +113,7 @@ def unknown_key(where: str, key: str, known: Iterable[str]) -> Fault:
 
 def shown(value: object, key: str = "") -> str:
     """A value as an operator wrote it, shortened; never one that may be a secret."""
-    if isinstance(value, str) and any(word in key for word in SECRET_KEYS):
+    if isinstance(value, str) and not SECRET_KEYS.isdisjoint(re.split(r"[.\[\]]", key)):
         return "the value"
     if value is None:
         return "nothing"
@@ -260,7 +263,11 @@ def _of_value(kind: str, value: Any, context: Mapping[str, Any], key: str) -> tu
         case "finite_number":
             return f"{seen} is not a finite number", "write a number"
         case "string_pattern_mismatch":
-            return _of_pattern(value, seen, str(context["pattern"]))
+            return pattern_fault(value, str(context["pattern"]))
+        case "string_too_short":
+            return f"{seen} is too short", f"write {context['min_length']} characters at least"
+        case "string_too_long":
+            return f"has {len(value)} characters", f"write {context['max_length']} at the most"
         case "too_short":
             return f"{context['actual_length']} entries", f"write {context['min_length']} at least"
         case "too_long":
@@ -299,7 +306,9 @@ def _meant(text: str, key: str) -> float | None:
     return number * scale[unit] if unit in scale else None
 
 
-def _of_pattern(value: Any, seen: str, pattern: str) -> tuple[str, str]:
+def pattern_fault(value: Any, pattern: str) -> tuple[str, str]:
+    """(what, mend) of a value that does not match."""
+    seen = shown(value)
     if alternatives := re.fullmatch(r"\^\(([a-z0-9_|-]+)\)\$", pattern):
         choices = alternatives[1].split("|")
         return f"{seen} is not known", f"write {near_name(str(value), choices) or _either(choices)}"
