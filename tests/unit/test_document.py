@@ -6,6 +6,7 @@ import pytest
 
 from controller_asg.model.document import parse_groups
 from controller_asg.model.errors import SpecError
+from controller_asg.model.group import group_from_dict
 
 IMAGE = {"image": {"id": "ami-0123456789abcdef0"}}
 WRONG_POLICY = {"type": "thresholds", "create_above": "x"}
@@ -88,3 +89,65 @@ def test_what_is_right_by_itself_still_contradicts_beside_another_fault():
         "drain",
         "max_size",
     ]
+
+
+def names(count: int) -> list[dict[str, Any]]:
+    return [{"type": "thresholds", "name": f"p{number}"} for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("document", "line"),
+    [
+        (
+            {"policies": [{"type": "step", "name": "a/b", "webhook": True, "steps": [{"adjustment": 1}]}]},
+            "policies[0].name: 'a/b' is not well formed; begin with a letter",
+        ),
+        (
+            {"policies": [{"type": "thresholds", "name": "spikes\n"}]},
+            "policies[0].name: 'spikes\\n' is not well formed",
+        ),
+        ({"policies": names(51)}, "policies: 51 entries; write 50 at the most"),
+        (
+            {"policies": [{"type": "thresholds", "metric": "app." + "x" * 201}]},
+            "policies[0].metric: names a metric of 201 characters behind app.; agents send none of more than 200",
+        ),
+        (
+            {
+                "policies": [
+                    {
+                        "type": "target_tracking",
+                        "target": 1,
+                        "expression": f"sum(app.{'x' * 201}) / in_service",
+                    }
+                ]
+            },
+            "policies[0].expression: names a metric of 201 characters",
+        ),
+        ({"launch": {**IMAGE, "key_pair": ""}}, "launch.key_pair: is empty; write one, or leave the key out"),
+        ({"launch": {**IMAGE, "instance_profile": ""}}, "launch.instance_profile: is empty"),
+        ({"launch": {**IMAGE, "zones": ["us-east-1a", ""]}}, "launch.zones[1]: is empty"),
+        ({"launch": {**IMAGE, "security_groups": [""]}}, "launch.security_groups[0]: '' is not such an id"),
+        ({"launch": {"image": {"ssm_parameter": ""}}}, "launch.image.ssm_parameter: is empty"),
+        (
+            {"lifecycle_hooks": [{"name": "a", "transition": "launch", "notification_metadata": "a\0"}]},
+            "lifecycle_hooks[0].notification_metadata: holds the control character U+0000; write plain text",
+        ),
+    ],
+)
+def test_what_could_never_work_is_refused(document, line):
+    (fault,) = told(**document)
+    assert fault.startswith(line)
+
+
+def test_what_lies_just_within_the_limits_is_taken():
+    longest = {"type": "thresholds", "name": "a" * 63, "metric": "app." + "x" * 200}
+    hook = {"name": "a", "transition": "launch", "notification_metadata": '{"a": "Zoë"}\n\tb'}
+    document = {"launch": IMAGE, "policies": [*names(49), longest], "lifecycle_hooks": [hook]}
+    (group,) = parse_groups({"web": document})
+    assert len(group.policies) == 50
+
+
+def test_a_store_with_what_an_earlier_release_took_can_still_be_read():
+    policy = {"type": "thresholds", "name": "a/b", "metric": "app." + "x" * 201}
+    stored = {"name": "web", "launch": {**IMAGE, "key_pair": ""}, "policies": [policy] * 51}
+    assert len(group_from_dict(stored).policies) == 51

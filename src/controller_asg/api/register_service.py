@@ -24,7 +24,7 @@ from asg.register.v1 import register_pb2, register_pb2_grpc
 from controller_asg.api.peer import may_speak_for, peer_address
 from controller_asg.model.agent_order import AgentOrder, Drain, Resume, RunHook
 from controller_asg.model.instance import Lease
-from controller_asg.model.metric import AMOUNTS, PERCENTS
+from controller_asg.model.metric import AMOUNTS, NAME_LIMIT_CHARACTERS, PERCENTS
 from controller_asg.monitor.agent import Member
 from controller_asg.monitor.fleet import Fleet
 from controller_asg.monitor.session import AgentSession, EndReason, Pace, SessionEnded
@@ -34,7 +34,6 @@ log = structlog.get_logger()
 MAX_MESSAGE_BYTES = 64 * 1024  # a full sample has about 10 KiB
 MAX_CALLS = 30_000  # sessions of 10,000 instances while all of them reconnect, twice over
 MAX_APPLICATION_METRICS = 64
-MAX_METRIC_NAME = 200
 MAX_COMMAND_OUTPUT = 4096
 MAX_LEASES, MAX_OWNER, MAX_REASON = 32, 64, 256
 MAX_LEASE_SECONDS = 366 * 86400.0
@@ -355,16 +354,18 @@ def sample_values(sample: monitor_pb2.Sample) -> dict[str, float]:
         raise invalid(f"{len(application)} application metrics, more than {MAX_APPLICATION_METRICS}")
     for name, value in application.items():
         if not math.isfinite(value):
-            raise invalid(f"application metric {name[:MAX_METRIC_NAME]!r} is {value}, not a finite number")
+            raise invalid(
+                f"application metric {name[:NAME_LIMIT_CHARACTERS]!r} is {value}, not a finite number"
+            )
         values[application_metric(name)] = value
     return values
 
 
 @lru_cache(maxsize=4096)
 def application_metric(name: str) -> str:
-    if not (0 < len(name) <= MAX_METRIC_NAME and name.isascii() and name.isprintable()):
+    if not (0 < len(name) <= NAME_LIMIT_CHARACTERS and name.isascii() and name.isprintable()):
         raise invalid(
-            f"application metric name {name[:MAX_METRIC_NAME]!r} is not 1 to 200 printable characters"
+            f"application metric name {name[:NAME_LIMIT_CHARACTERS]!r} is not 1 to 200 printable characters"
         )
     return f"app.{name}"
 

@@ -1,9 +1,13 @@
-"""From what an operator wrote to groups that hold together; or to every fault of it, each with its place."""
+"""From what an operator wrote to groups that hold together; or to every fault of it, each with its place.
+
+What is refused here only, and not by the types, may stand in a store: an earlier release took it.
+"""
 
 import dataclasses
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
@@ -12,10 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from controller_asg.model.errors import Fault, SpecError
 from controller_asg.model.expression import ExpressionError, parse
-from controller_asg.model.faults import faults_of, near_name, shown
+from controller_asg.model.faults import faults_of, near_name, pattern_fault, shown
 from controller_asg.model.group import Group, healthy_range
-from controller_asg.model.metric import metric_fault
+from controller_asg.model.metric import APPLICATION, NAME_LIMIT_CHARACTERS, metric_fault
 from controller_asg.model.scaling_policy import (
+    NAME_PATTERN,
     AlarmScaling,
     Policy,
     Predictive,
@@ -23,9 +28,10 @@ from controller_asg.model.scaling_policy import (
     StepScaling,
     TargetTracking,
     Thresholds,
+    metrics_of,
 )
 from controller_asg.model.scheduled_action import FIRST_YEAR, LAST_YEAR, ScheduledAction, cron_fault
-from controller_asg.model.text import broken
+from controller_asg.model.text import broken, unprintable
 
 _GROUP: TypeAdapter[Group] = TypeAdapter(Group)
 
@@ -33,6 +39,7 @@ USER_DATA_LIMIT_BYTES = (
     16_384  # EC2's limit on user data before base64 (EC2 User Guide, "instance user data")
 )
 RESERVED_TAG_PREFIXES = ("aws:", "controller-asg:")
+POLICIES_LIMIT = 50  # of a group (EC2 Auto Scaling User Guide, "Quotas")
 TAGS_LIMIT = 40  # of EC2's 50 a resource; the rest is ours
 # No group is larger than 10,000, and 100,000 % makes one of ten instances that large.
 ADJUSTMENT_LIMITS = {
@@ -144,12 +151,19 @@ def _contradictions(
             f"{group.initial_capacity} is outside of {low} to {high}",
             "write a size between min_size and max_size, or leave it out",
         )
+    for key, text in _names(group):
+        if text == "":
+            yield fault(key, "is empty", "write one, or leave the key out")
     image = group.launch.image
     if [image.id, image.name, image.ssm_parameter].count(None) != 2:
         yield fault(
             "launch.image", "names no image or more than one", "write exactly one of id, name, ssm_parameter"
         )
+    if len(group.policies) > POLICIES_LIMIT:
+        yield fault("policies", f"{len(group.policies)} entries", f"write {POLICIES_LIMIT} at the most")
     for index, policy in enumerate(group.policies):
+        if not re.fullmatch(NAME_PATTERN, policy.name):
+            yield fault(f"policies[{index}].name", *pattern_fault(policy.name, NAME_PATTERN))
         for key, what, mend in _of_metrics(policy):
             yield fault(f"policies[{index}]{key}", what, mend)
         if isinstance(policy, Thresholds) and policy.delete_below >= policy.create_above:
@@ -183,6 +197,12 @@ def _contradictions(
                 f"lifecycle_hooks[{index}].name",
                 f"{hook.name} stands twice",
                 "give each hook a name of its own",
+            )
+        if character := unprintable(hook.notification_metadata, but="\n\t"):
+            yield fault(
+                f"lifecycle_hooks[{index}].notification_metadata",
+                f"holds the control character {character}",
+                "write plain text; what is binary, in base64",
             )
     for tag in group.launch.tags:
         if tag.startswith(RESERVED_TAG_PREFIXES):
@@ -222,6 +242,17 @@ def _contradictions(
             yield fault(
                 f"launch.disks[{index}].device", f"{device} stands twice", "give each disk its own device"
             )
+
+
+def _names(group: Group) -> Iterator[tuple[str, str | None]]:
+    """(key, text) of what EC2 is asked for by name."""
+    launch = group.launch
+    yield "launch.key_pair", launch.key_pair
+    yield "launch.instance_profile", launch.instance_profile
+    for key in ("name", "owner", "ssm_parameter"):
+        yield f"launch.image.{key}", getattr(launch.image, key)
+    for index, zone in enumerate(launch.zones):
+        yield f"launch.zones[{index}]", zone
 
 
 def _of_replacing(group: Group) -> Iterator[tuple[str, str, str]]:
@@ -266,6 +297,19 @@ def _of_metrics(policy: Policy) -> Iterator[tuple[str, str, str]]:
             yield ".statistic", "is of a metric, and there is an expression", "write it in the expression"
     elif policy.metric is not None and (wrong := metric_fault(policy.metric)):
         yield ".metric", *wrong
+    yield from _of_lengths(policy)
+
+
+def _of_lengths(policy: Policy) -> Iterator[tuple[str, str, str]]:
+    try:
+        metrics = metrics_of(policy)
+    except ExpressionError:
+        return
+    longest = max((len(metric) - len(APPLICATION) for metric in metrics), default=0)
+    if longest > NAME_LIMIT_CHARACTERS:
+        key = ".expression" if isinstance(policy, TargetTracking) and policy.expression else ".metric"
+        mend = f"agents send none of more than {NAME_LIMIT_CHARACTERS}: write a shorter one"
+        yield key, f"names a metric of {longest} characters behind app.", mend
 
 
 def _of_alarm(policy: AlarmScaling) -> Iterator[tuple[str, str, str]]:

@@ -186,7 +186,7 @@ class Group:
     max_size: Size = 5
     # Desired capacity of a group that has no instances yet; min_size when absent.
     initial_capacity: Size | None = None
-    # Scaling out takes the highest vote, scaling in needs the consent of all.
+    # Scaling out takes the highest vote, scaling in needs the consent of all. As many as EC2 allows: 50.
     policies: tuple[Policy, ...] = ()
     # USD an hour, by the controller's prices_file: no launch raises the cost of the group's instances above it, and
     # desired capacity stays at what it pays for, but never below min_size. None: no ceiling but the controller's own

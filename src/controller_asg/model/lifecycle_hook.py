@@ -54,7 +54,7 @@ class LifecycleHook:
     # What counts at the timeout.
     default_result: Literal["CONTINUE", "ABANDON"] = "ABANDON"
     # Handed to whoever carries the hook out; the command has it in its environment. 4,000 characters at the most, as in
-    # EC2.
+    # EC2; no control characters but tabs and line ends.
     notification_metadata: Annotated[str, Field(max_length=4000)] = ""
 
 

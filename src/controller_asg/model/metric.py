@@ -21,6 +21,9 @@ AMOUNTS = (
     "network_out_bytes_per_second",
 )
 APPLICATION = "app."
+NAME_LIMIT_CHARACTERS = (
+    200  # of an application's metric, behind the prefix: a session with a longer one is ended
+)
 
 
 def metric_fault(metric: str) -> tuple[str, str] | None:

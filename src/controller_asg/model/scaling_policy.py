@@ -41,7 +41,7 @@ class Thresholds(ScalingPolicy):
     """The first design's rule: an instance above one bound creates an instance, one below the other goes itself."""
 
     type: Literal["thresholds"] = "thresholds"
-    # What decisions call it; two policies of a group need two names.
+    # What decisions call it; two policies of a group need two names. A letter, then letters, digits, - and _, up to 63.
     name: str = "thresholds"
     # One of the agent's metrics (the page "metrics"), or app.<name> for one of the application's own.
     metric: str = "cpu_percent"
@@ -80,7 +80,7 @@ class TargetTracking(ScalingPolicy):
     # In place of the metric, 1,000 characters at the most: see above.
     expression: str | None = None
     type: Literal["target_tracking"] = "target_tracking"
-    # What decisions call it; two policies of a group need two names.
+    # What decisions call it; two policies of a group need two names. A letter, then letters, digits, - and _, up to 63.
     name: str = "target_tracking"
     # Of the metric over the instances in service; a sum is the whole group's work, the others one instance's share.
     statistic: Statistic = "average"
@@ -143,7 +143,7 @@ class StepScaling(AlarmScaling):
     # Without gaps or overlaps; one list for one direction, as in EC2.
     steps: Annotated[tuple[StepAdjustment, ...], Field(min_length=1, max_length=20)]
     type: Literal["step"] = "step"
-    # What decisions call it; two policies of a group need two names.
+    # What decisions call it; two policies of a group need two names. A letter, then letters, digits, - and _, up to 63.
     name: str = "step"
     # After scaling out, this long without doing so again; EC2 has none, for instances that warm up count already.
     scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
@@ -159,7 +159,7 @@ class SimpleScaling(AlarmScaling):
     # percent.
     adjustment: int
     type: Literal["simple"] = "simple"
-    # What decisions call it; two policies of a group need two names.
+    # What decisions call it; two policies of a group need two names. A letter, then letters, digits, - and _, up to 63.
     name: str = "simple"
     # After scaling out, this long without doing so again.
     scale_out_cooldown_seconds: Annotated[float, Field(ge=0, le=86400)] = 300.0
@@ -172,7 +172,7 @@ class DemandTracking(ScalingPolicy):
     """Enough instances for the demand one launch ahead. It learns how wrong it is, and keeps headroom for that."""
 
     type: Literal["demand_tracking"] = "demand_tracking"
-    # What decisions call it; two policies of a group need two names.
+    # What decisions call it; two policies of a group need two names. A letter, then letters, digits, - and _, up to 63.
     name: str = "demand_tracking"
     # How busy an instance is: one of the agent's metrics (the page "metrics"), or app.<name> for one of the
     # application's own. With another metric, or another `full`, it learns from the beginning.
@@ -205,7 +205,7 @@ class Predictive:
     # cpu_percent of each instance that the forecast is sized for.
     target: Annotated[float, Field(gt=0, le=100)]
     type: Literal["predictive"] = "predictive"
-    # What decisions call it; two policies of a group need two names.
+    # What decisions call it; two policies of a group need two names. A letter, then letters, digits, - and _, up to 63.
     name: str = "predictive"
     # forecast_and_scale, or forecast_only: its votes are logged, and they change nothing.
     mode: Literal["forecast_only", "forecast_and_scale"] = "forecast_only"
