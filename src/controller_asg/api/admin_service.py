@@ -484,8 +484,9 @@ def bounded(faults: tuple[Fault, ...]) -> pb.Faults:
     return message
 
 
-def _documents(request: pb.ApplyGroupsRequest) -> dict[str, dict[str, Any]]:
-    documents: dict[str, dict[str, Any]] = {}
+def _documents(request: pb.ApplyGroupsRequest) -> dict[str, Any]:
+    """By the groups' names. One that is no mapping is refused with all other faults, by who parses them."""
+    documents: dict[str, Any] = {}
     faults: list[Fault] = []
     for index, each in enumerate(request.documents):
         where = f"asg_groups.{each.name}" if each.name else f"documents[{index}]"
@@ -499,9 +500,6 @@ def _documents(request: pb.ApplyGroupsRequest) -> dict[str, dict[str, Any]]:
             document = json.loads(each.document_json)
         except (ValueError, RecursionError) as error:
             faults.append(Fault(where, f"is not JSON: {error}", "send one JSON object"))
-            continue
-        if not isinstance(document, dict):
-            faults.append(Fault(where, "is not a mapping of settings", "write keys below it"))
             continue
         documents[each.name] = document
     if faults:

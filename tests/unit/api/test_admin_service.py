@@ -179,8 +179,21 @@ async def test_hundreds_of_faults_still_reach_the_client_with_the_number_of_the_
     assert rest.what == f"{500 - len(told)} more faults"
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "", "[" * 100_000])
-async def test_what_is_no_json_object_is_refused_before_the_controller_hears_of_it(stub, controller, text):
+async def test_a_document_without_anything_hides_no_fault_of_another(stub):
+    texts = {"web": "null", "jobs": json.dumps({**LAUNCH, "min_size": "9o"}), "more": "[1]"}
+    documents = [pb.GroupDocument(name=name, document_json=text) for name, text in texts.items()]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ApplyGroups(pb.ApplyGroupsRequest(documents=documents, source="groups.yml"))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [str(fault) for fault in faults(caught.value)] == [
+        "groups.yml: asg_groups.web: is not a mapping of settings; write keys below it",
+        "groups.yml: asg_groups.jobs.min_size: '9o' is not a whole number; write 90",
+        "groups.yml: asg_groups.more: is not a mapping of settings; write keys below it",
+    ]
+
+
+@pytest.mark.parametrize("text", ["{", "", "[" * 100_000])
+async def test_what_is_no_json_is_refused_before_the_controller_hears_of_it(stub, controller, text):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ApplyGroups(
             pb.ApplyGroupsRequest(documents=[pb.GroupDocument(name="web", document_json=text)])
