@@ -26,7 +26,7 @@ options:
     type: bool
     default: false
   limit:
-    description: The most activities, and the most decisions, to return.
+    description: The most activities, and the most decisions, to return; 1 to 1000.
     type: int
     default: 50
 extends_documentation_fragment: controller_asg
@@ -157,6 +157,7 @@ from ansible.module_utils.controller_asg import (
     admin_pb2,
     controller_of,
     decision_result,
+    refuse,
 )
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -166,6 +167,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "limit": {"type": "int", "default": 50},
     **CONNECTION_ARGUMENTS,
 }
+LARGEST_LIMIT = 1_000  # entries that the controller answers with
 
 
 def main() -> None:
@@ -174,8 +176,8 @@ def main() -> None:
         argument_spec=ARGUMENTS, supports_check_mode=True, required_if=[("decisions", True, ("group",))]
     )
     group, limit = module.params["group"] or "", module.params["limit"]
-    if limit < 1:
-        module.fail_json(msg=f"limit: {limit} is below 1")
+    if not 1 <= limit <= LARGEST_LIMIT:
+        refuse(module, "limit", f"{limit} is no such number", f"write 1 to {LARGEST_LIMIT}")
     with controller_of(module) as controller:
         request = admin_pb2.ListActivitiesRequest(
             group=group, limit=limit, open_only=module.params["open_only"]

@@ -42,7 +42,7 @@ options:
         type: int
       instance_warmup_seconds:
         description: So long in service a new one counts. The group's C(default_instance_warmup_seconds) by default.
-        type: int
+        type: float
       checkpoint_percentages:
         description: Where to stop for O(preferences.checkpoint_delay_seconds), ascending. The refresh ends at the last.
         type: list
@@ -211,7 +211,7 @@ from ansible.module_utils.controller_asg import (
 PREFERENCES: dict[str, dict[str, Any]] = {
     "min_healthy_percentage": {"type": "int"},
     "max_healthy_percentage": {"type": "int"},
-    "instance_warmup_seconds": {"type": "int"},
+    "instance_warmup_seconds": {"type": "float"},
     "checkpoint_percentages": {"type": "list", "elements": "int"},
     "checkpoint_delay_seconds": {"type": "int"},
     "bake_time_seconds": {"type": "int"},

@@ -31,15 +31,12 @@ options:
   lifecycle_action_token:
     description: The hook of one instance, as C(controller-asg instances --json) shows it.
     type: str
-    default: ""
   instance_id:
     description: The instance, with O(lifecycle_hook_name) in place of O(lifecycle_action_token).
     type: str
-    default: ""
   lifecycle_hook_name:
     description: The hook's name in the group's document.
     type: str
-    default: ""
   actor:
     description: Who or what asks. The decision shows it.
     type: str
@@ -115,9 +112,9 @@ from ansible.module_utils.controller_asg import (
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["completed", "heartbeat"], "default": "completed"},
     "lifecycle_action_result": {"type": "str", "choices": ["CONTINUE", "ABANDON"]},
-    "lifecycle_action_token": {"type": "str", "default": ""},
-    "instance_id": {"type": "str", "default": ""},
-    "lifecycle_hook_name": {"type": "str", "default": ""},
+    "lifecycle_action_token": {"type": "str"},
+    "instance_id": {"type": "str"},
+    "lifecycle_hook_name": {"type": "str"},
     "actor": {"type": "str", "default": "ansible"},
     **CONNECTION_ARGUMENTS,
 }
@@ -132,9 +129,9 @@ def main() -> None:
         required_if=[("state", "completed", ("lifecycle_action_result",))],
         required_together=[("instance_id", "lifecycle_hook_name")],
     )
-    named = {name: module.params[name] for name in NAMES}
+    named = {name: module.params[name] or "" for name in NAMES}
     with controller_of(module) as controller:
-        instance_id, hook = find(module, controller)
+        instance_id, hook = find(module, controller, *named.values())
         before = {"lifecycle_action_result": "", "until": hook.until.ToJsonString()}
         if module.params["state"] == "completed":
             after = {**before, "lifecycle_action_result": module.params["lifecycle_action_result"]}
@@ -159,9 +156,10 @@ def main() -> None:
     )
 
 
-def find(module: AnsibleModule, controller: Controller) -> tuple[str, Any]:
+def find(
+    module: AnsibleModule, controller: Controller, instance_id: str, name: str, token: str
+) -> tuple[str, Any]:
     """The instance's id and its open hook; ends the module where none is meant."""
-    instance_id, name, token = (module.params[each] for each in NAMES)
     if not token and not (instance_id and name):
         refuse(module, "lifecycle_action_token", "is missing", "or give instance_id and lifecycle_hook_name")
     for instance in controller.ListInstances(admin_pb2.ListInstancesRequest()).instances:

@@ -26,6 +26,7 @@ except ImportError:
     IMPORT_ERROR = traceback.format_exc()  # `controller_of` says so before anything here is used
     admin_pb2 = None
 
+LONGEST_TIMEOUT_SECONDS = 86_400.0
 DEFAULT_ADDRESS = "unix:///run/controller-asg/admin.sock"
 FAULTS_KEY = "asg-faults-bin"
 # 10,000 instances, each with all the metrics and leases that an agent may tell, are 240 MB; gRPC's own limit is 4 MiB.
@@ -69,12 +70,16 @@ def controller_of(module: AnsibleModule) -> Iterator[Controller]:
             exception=IMPORT_ERROR,
         )
     address = module.params["address"] or os.environ.get("CONTROLLER_ASG_ADDRESS") or DEFAULT_ADDRESS
+    timeout = module.params["timeout"]
+    if not 0 < timeout <= LONGEST_TIMEOUT_SECONDS:
+        mend = f"write seconds above 0, {LONGEST_TIMEOUT_SECONDS:.0f} at the most"
+        refuse(module, "timeout", f"{timeout:g} is no such time", mend)
     with open_channel(address) as channel:
-        controller = Controller(channel, module.params["timeout"])
+        controller = Controller(channel, timeout)
         try:
             yield controller
         except grpc.RpcError as error:
-            module.fail_json(**controller.done, **failure(error, address))
+            module.fail_json(**controller.done, **failure(error, address, timeout))
 
 
 def refuse(module: AnsibleModule, where: str, what: str, mend: str) -> NoReturn:
@@ -98,19 +103,19 @@ def time_option(module: AnsibleModule, name: str) -> datetime | None:
     refuse(module, name, f"{text} is no time with a zone", "write it like 2028-03-01T20:00:00+01:00")
 
 
-def failure(error: Any, address: str) -> dict[str, Any]:
+def failure(error: Any, address: str, timeout: float) -> dict[str, Any]:
     """What a module fails with: `msg` for people, `errors` with where, what and mend of each fault for programs."""
     errors = faults_in(error)
-    if not errors and error.code() is grpc.StatusCode.UNAVAILABLE:
-        errors = [
-            {
-                "where": address,
-                "what": "the controller does not answer",
-                "mend": "look at `systemctl status controller-asg` on its machine",
-            }
-        ]
+    silent = {
+        grpc.StatusCode.UNAVAILABLE: "the controller does not answer",
+        grpc.StatusCode.DEADLINE_EXCEEDED: f"gave no answer within {timeout:g} s",
+    }
+    if not errors and error.code() in silent:
+        mend = "look at `systemctl status controller-asg` on its machine"
+        errors = [{"where": address, "what": silent[error.code()], "mend": mend}]
     if not errors:
-        errors = [{"where": error.code().name, "what": error.details() or "no details", "mend": ""}]
+        what = f"{error.code().name}: {error.details() or 'no details'}"
+        errors = [{"where": address, "what": what, "mend": "look at `journalctl -u controller-asg`"}]
     return {"msg": "\n".join(map(fault_line, errors)), "errors": errors}
 
 

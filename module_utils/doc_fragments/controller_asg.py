@@ -13,7 +13,7 @@ options:
         V(unix:///run/controller-asg/admin.sock).
     type: str
   timeout:
-    description: The longest time one call may take, in seconds.
+    description: The longest time one call may take, in seconds. A day at the most.
     type: float
     default: 30.0
 requirements:

@@ -1,6 +1,7 @@
 """An AdminService for the modules' tests: a few groups in memory, on a Unix socket, that records every call."""
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
     def __init__(self) -> None:
         self.groups: dict[str, dict[str, Any]] = {}
         self.instances: dict[str, tuple[str, str, bool]] = {}
+        self.silent = threading.Event()  # until it is set GetStatus waits
+        self.silent.set()
         self.summary = "1 group, 2 of 2 in service"
         self.desired: dict[str, int] = {}
         self.open_activities: list[Any] = []  # one ends after each look
@@ -144,6 +147,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         return pb.GetDemandResponse(minutes=self.minutes)
 
     def GetStatus(self, request: Any, context: Any) -> Any:
+        self.silent.wait(60)
         return pb.GetStatusResponse(summary=self.summary)
 
     def LaunchInstances(self, request: Any, context: Any) -> Any:

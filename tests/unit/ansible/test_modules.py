@@ -258,6 +258,23 @@ def test_deleting_with_wait_waits_until_ec2_has_the_end_of_the_instances(
             "force: has no meaning with state=present",
         ),
         ("asg_group", {"name": "web"}, "spec: is missing"),
+        ("asg_group_info", {"timeout": 0}, "timeout: 0 is no such time"),
+        ("asg_group_info", {"timeout": -1}, "timeout: -1 is no such time"),
+        (
+            "asg_activity_info",
+            {"limit": 5_000_000_000},
+            "limit: 5000000000 is no such number; write 1 to 1000",
+        ),
+        (
+            "asg_lifecycle_action",
+            {"state": "heartbeat", "instance_id": "i-1"},
+            "parameters are required together: instance_id, lifecycle_hook_name",
+        ),
+        (
+            "asg_lifecycle_action",
+            {"state": "heartbeat", "lifecycle_action_token": ""},
+            "lifecycle_action_token: is missing",
+        ),
         ("asg_group", {"groups": {}, "state": "absent"}, "name: is missing"),
         ("asg_processes", {"state": "resumed", "seconds": 60}, "seconds: has no meaning with state=resumed"),
         (
@@ -428,6 +445,7 @@ def test_a_refresh_is_started_once_and_followed_to_its_end(
     assert (checked["changed"], checked["instance_refresh"], controller.refreshes) == (True, None, [])
     assert controller.calls[-1][1].validate_only
     preferences = {"min_healthy_percentage": 100, "checkpoint_percentages": [50, 100]}
+    preferences |= {"instance_warmup_seconds": 2.5}
     result = run("asg_instance_refresh", address=address, group="web", preferences=preferences)
     assert (result["changed"], result["instance_refresh"]["status"]) == (True, "Successful")
     assert json.loads(controller.calls[-1][1].preferences_json) == preferences
@@ -535,6 +553,16 @@ def test_a_controller_that_does_not_answer_is_said_plainly(run: Run, tmp_path: P
     result = run("asg_group_info", address=f"unix://{tmp_path}/nobody.sock", timeout=2)
     assert result["failed"]
     assert result["errors"][0]["what"] == "the controller does not answer"
+
+
+def test_a_controller_that_answers_too_late_is_said_plainly(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.silent.clear()
+    (error,) = run("asg_group_info", address=address, timeout=0.2)["errors"]
+    controller.silent.set()
+    assert (error["where"], error["what"]) == (address, "gave no answer within 0.2 s")
+    assert error["mend"].startswith("look at `systemctl status controller-asg`")
 
 
 def test_groups_are_checked_without_a_controller(run: Run) -> None:
