@@ -126,7 +126,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ListActivitiesRequest, context: Context
     ) -> pb.ListActivitiesResponse:
         async with answering(context):
-            limit = min(request.limit or 50, LIST_LIMIT)
+            limit = _limit(request.limit or 50)
             found = await self._controller.activities(request.group, limit, request.open_only)
             return pb.ListActivitiesResponse(activities=map(activity_message, found))
 
@@ -135,7 +135,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.ListDecisionsResponse:
         async with answering(context):
             _need(request.group, "group")
-            found = await self._controller.decisions(request.group, min(request.limit or 20, LIST_LIMIT))
+            found = await self._controller.decisions(request.group, _limit(request.limit or 20))
             return pb.ListDecisionsResponse(decisions=map(decision_message, found))
 
     async def GetDemand(self, request: pb.GetDemandRequest, context: Context) -> pb.GetDemandResponse:
@@ -542,6 +542,12 @@ def _number(
     if not math.isfinite(value):
         raise SpecError((Fault(name, "is not a finite number", "write one"),))
     return value
+
+
+def _limit(wanted: int) -> int:
+    if wanted > LIST_LIMIT:
+        raise SpecError((Fault("limit", f"{wanted} is no such number", f"write 1 to {LIST_LIMIT}"),))
+    return wanted
 
 
 def _need(value: object, name: str) -> None:

@@ -227,11 +227,12 @@ class HttpApi:
         return JSONResponse(to_json(group_message(status)))
 
     async def instances(self, request: Request) -> Response:
-        name = request.path_params.get("name", "") or _query(request, "group").get("group", "")
+        query = _query(request, *_group_key(request))
+        name = request.path_params.get("name", "") or query.get("group", "")
         return _listing("instances", map(instance_message, self._controller.instances(name)))
 
     async def activities(self, request: Request) -> Response:
-        query = _query(request, "group", "limit", "open_only")
+        query = _query(request, *_group_key(request), "limit", "open_only")
         name = request.path_params.get("name", "") or query.get("group", "")
         found = await self._controller.activities(name, _limit(query, 50), _flag(query, "open_only", False))
         return _listing("activities", map(activity_message, found))
@@ -447,6 +448,11 @@ def _query(request: Request, *known: str) -> dict[str, str]:
     if faults:
         raise SpecError(tuple(faults))
     return dict(request.query_params)
+
+
+def _group_key(request: Request) -> tuple[str, ...]:
+    """The query's key for a group, where the path names none."""
+    return () if "name" in request.path_params else ("group",)
 
 
 def _limit(query: dict[str, str], default: int) -> int:

@@ -35,6 +35,8 @@ def forecast(group: LeftOut = "", address: Address = DEFAULT_ADDRESS, as_json: A
         found = stub.GetForecast(pb.GetForecastRequest(group=name), timeout=TIMEOUT_SECONDS)
     if as_json:
         print_json({"group": name, **to_json(found)})
+        if not found.steps:
+            raise typer.Exit(EXIT_FAILED)
         return
     if not found.steps:
         typer.echo(f"{name}: no forecast yet: it wants 24 hours of recorded demand")

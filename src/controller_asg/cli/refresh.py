@@ -35,7 +35,7 @@ def start(
     group: str,
     min_healthy_percentage: Percent = None,
     max_healthy_percentage: Percent = None,
-    instance_warmup_seconds: Seconds = None,
+    instance_warmup_seconds: Annotated[float | None, typer.Option(metavar="SECONDS")] = None,
     checkpoint_percentages: Annotated[
         list[int] | None, typer.Option(metavar="PERCENT", help="May be given again.")
     ] = None,

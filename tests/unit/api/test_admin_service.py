@@ -248,6 +248,16 @@ async def test_a_time_at_the_end_of_the_calendar_is_refused(stub):
     assert (fault.where, fault.mend) == ("until", "write one of the years 1970 to 8999")
 
 
+async def test_a_list_longer_than_an_answer_may_be_is_refused(stub):
+    for call in (
+        stub.ListActivities(pb.ListActivitiesRequest(limit=1_001)),
+        stub.ListDecisions(pb.ListDecisionsRequest(group="web", limit=1_001)),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert faults(caught.value) == [Fault("limit", "1001 is no such number", "write 1 to 1000")]
+
+
 async def test_a_request_without_a_name_is_refused(stub):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.DeleteGroup(pb.DeleteGroupRequest())

@@ -312,6 +312,21 @@ async def test_a_limit_outside_of_its_range_is_refused(client, limit):
     assert answer.json()["errors"][0]["mend"] == "write 1 to 1000"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/groups/web/instances?group=jobs",
+        "/v1/groups/web/instances?limit=1",
+        "/v1/groups/web/activities?group=jobs",
+        "/v1/instances?grp=jobs",
+    ],
+)
+async def test_a_list_takes_no_query_that_it_would_not_go_by(client, path):
+    answer = await client.get(path)
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["what"] == "is no known key"
+
+
 async def test_desired_capacity_is_set_within_the_bounds(client, served):
     path = "/v1/groups/web/desired-capacity"
     answer = await client.put(path, json={"desired_capacity": 4})

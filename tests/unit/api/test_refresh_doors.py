@@ -96,13 +96,16 @@ async def test_the_command_line_starts_follows_and_says_how_it_ended(
     controller: FakeController, address: str
 ) -> None:
     code, out, _ = await run(
-        address, "start-instance-refresh", "web", "--min-healthy-percentage", "50", "--skip-matching"
+        address,
+        *("start-instance-refresh", "web", "--min-healthy-percentage", "50", "--skip-matching"),
+        *("--instance-warmup-seconds", "2.5"),
     )
     assert (code, out.splitlines()[0].startswith("web: InProgress, 0 %")) == (0, True)
     assert "Outdated" in out
     of = controller.records["web"].refresh
     assert of is not None
     assert (of.preferences.min_healthy_percentage, of.preferences.skip_matching) == (50, True)
+    assert of.preferences.instance_warmup_seconds == 2.5
     assert of.actor == "ann at the command line"
     paused = await run(address, "pause-instance-refresh", "web")
     assert paused[1] == "the instance refresh of web is paused\n"

@@ -451,6 +451,8 @@ async def test_the_forecast_is_a_row_an_hour_and_says_what_it_is_based_on(comman
     assert len(shown.lines) == 4
     controller.foretold = None
     assert (await command("forecast", "web")).code == 1
+    shown = await command("forecast", "web", "--json")
+    assert (shown.code, json.loads(shown.out)["steps"]) == (1, [])
 
 
 async def test_a_policy_is_executed(command, controller):

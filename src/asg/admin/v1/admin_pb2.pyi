@@ -789,7 +789,7 @@ class ListActivitiesRequest(_message.Message):
     OPEN_ONLY_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     limit: _builtins.int
-    """0: 50."""
+    """1 to 1,000. 0: 50."""
     open_only: _builtins.bool
     def __init__(
         self,
@@ -894,7 +894,7 @@ class ListDecisionsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     limit: _builtins.int
-    """0: 20."""
+    """1 to 1,000. 0: 20."""
     def __init__(
         self,
         *,
