@@ -56,6 +56,14 @@ summary:
   returned: success
   type: str
   sample: 2 groups, 5 of 5 in service
+hourly_cost:
+  description: Of all groups in USD, whichever are returned; what has no price counts nothing.
+  returned: success
+  type: float
+max_hourly_cost:
+  description: The ceiling on it; null when there is none.
+  returned: success
+  type: float
 groups:
   description: The groups, by name.
   returned: success
@@ -158,6 +166,13 @@ groups:
         everywhere:
           description: Whether all groups are held, and those that are still to come.
           type: bool
+    hourly_cost:
+      description: >-
+        In USD, of all instances that were asked for and are not on their way out; what has no price counts nothing.
+      type: float
+    max_hourly_cost:
+      description: The document's ceiling on it; null when it has none.
+      type: float
     instances:
       description: The group's instances.
       returned: when O(instances=true)
@@ -217,6 +232,50 @@ groups:
         activity_id:
           description: The scaling activity that launched it.
           type: str
+        busy:
+          description:
+            - What its agent says that it works on, each with C(owner), C(reason), C(until) and
+              C(protect_from_scale_in). C(until) is null when its owner ends it.
+          type: list
+          elements: dict
+        leaving:
+          description: For what it leaves, C(scale_in), C(unhealthy), C(order) or C(replaced). Empty while it stays.
+          type: str
+        lifecycle_actions:
+          description: The lifecycle hooks that were opened on it.
+          type: list
+          elements: dict
+          contains:
+            lifecycle_hook_name:
+              description: The hook.
+              type: str
+            lifecycle_action_token:
+              description: Names this opening of the hook, for M(asg_lifecycle_action).
+              type: str
+            transition:
+              description: launch or terminate.
+              type: str
+            opened_at:
+              description: In UTC.
+              type: str
+            until:
+              description: When its default result counts, unless its heartbeat is recorded before.
+              type: str
+            lifecycle_action_result:
+              description: CONTINUE or ABANDON; empty while it is open.
+              type: str
+            ended:
+              description: By what it ended; empty while it is open.
+              type: str
+            command:
+              description: The file that the agent runs; empty when somebody else completes it.
+              type: str
+            notification_metadata:
+              description: The document's.
+              type: str
+        market:
+          description: on_demand or spot.
+          type: str
         protection:
           description:
             - Who set its scale-in protection, why and until when, in the form of RV(groups[].suspended_processes).
@@ -256,7 +315,13 @@ def main() -> None:
                 group["instances"] = [
                     instance_result(each) for each in instances if each.group == group["name"]
                 ]
-    module.exit_json(changed=False, summary=status.summary, groups=groups)
+    module.exit_json(
+        changed=False,
+        summary=status.summary,
+        hourly_cost=answer.hourly_cost,
+        max_hourly_cost=answer.max_hourly_cost if answer.HasField("max_hourly_cost") else None,
+        groups=groups,
+    )
 
 
 if __name__ == "__main__":

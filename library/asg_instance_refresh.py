@@ -161,6 +161,9 @@ instance_refresh:
     preferences:
       description: Its preferences, with the values of the group where it was started without.
       type: dict
+    actor:
+      description: Who or what started it.
+      type: str
     instances:
       description: How far each instance is.
       type: list

@@ -165,6 +165,8 @@ def group_result(group: Any) -> dict[str, Any]:
         "suspended_processes": [
             {"process": each.process, **hold_result(each.hold)} for each in group.suspended_processes
         ],
+        "hourly_cost": group.hourly_cost,
+        "max_hourly_cost": group.max_hourly_cost if group.HasField("max_hourly_cost") else None,
     }
 
 
@@ -212,7 +214,34 @@ def instance_result(instance: Any) -> dict[str, Any]:
         "silent_seconds": silent,
         "ec2_state": instance.ec2_state,
         "activity_id": instance.activity_id,
+        "busy": [
+            {
+                "owner": lease.owner,
+                "reason": lease.reason,
+                "until": time_of(lease.until, lease.HasField("until")),
+                "protect_from_scale_in": lease.protect_from_scale_in,
+            }
+            for lease in instance.busy
+        ],
+        "leaving": instance.leaving,
+        "lifecycle_actions": [action_result(each) for each in instance.lifecycle_actions],
+        "market": instance.market,
         "protection": hold_result(instance.protection) if instance.HasField("protection") else None,
+    }
+
+
+def action_result(action: Any) -> dict[str, Any]:
+    """A lifecycle hook that was opened on an instance."""
+    return {
+        "lifecycle_hook_name": action.lifecycle_hook_name,
+        "lifecycle_action_token": action.lifecycle_action_token,
+        "transition": action.transition,
+        "opened_at": time_of(action.opened_at, action.HasField("opened_at")),
+        "until": time_of(action.until, action.HasField("until")),
+        "lifecycle_action_result": action.lifecycle_action_result,
+        "ended": action.ended,
+        "command": action.command,
+        "notification_metadata": action.notification_metadata,
     }
 
 
@@ -262,6 +291,7 @@ def refresh_result(refresh: Any) -> dict[str, Any]:
         "launch_version": refresh.launch_version,
         "image_id": refresh.image_id,
         "preferences": json.loads(refresh.preferences_json or "{}"),
+        "actor": refresh.actor,
         "instances": [
             {
                 "instance_id": each.instance_id,

@@ -93,6 +93,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
                 desired_capacity=self.desired.get(name, 0),
                 instance_counts={state: states.count(state) for state in states},
                 conditions=[pb.Condition(kind=kind, message=text) for kind, text in self.conditions],
+                max_hourly_cost=document.get("max_hourly_cost"),
                 suspended_processes=[pb.SuspendedProcess(process=each) for each in sorted(self.suspended)],
             )
         return answer

@@ -319,6 +319,30 @@ def test_an_answer_of_many_instances_is_taken(run: Run, controller: AdminDouble,
     assert run("asg_group_info", address=address)["summary"] == controller.summary
 
 
+def test_what_is_told_of_groups_instances_and_refreshes_is_what_the_documentation_lists(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.groups["web"], controller.refreshes = {**WEB, "max_hourly_cost": 0.5}, ["Successful"]
+    waiting(controller)
+    told = run("asg_group_info", address=address, instances=True)
+    assert told["groups"][0]["max_hourly_cost"] == 0.5
+    documented = yaml.safe_load(constants("asg_group_info")["RETURN"])
+    assert documented.keys() <= told.keys()
+    assert_documented(told["groups"][0], documented["groups"])
+    for name in ("asg_instance_refresh_info", "asg_instance_refresh"):
+        documented = yaml.safe_load(constants(name)["RETURN"])
+        told = run(name, address=address, group="web")
+        assert_documented(told["instance_refresh"], documented["instance_refresh"])
+
+
+def assert_documented(told: dict[str, Any], documented: dict[str, Any]) -> None:
+    """The same keys, also below where the documentation lists some and anything is told."""
+    assert told.keys() == documented["contains"].keys()
+    for key, below in documented["contains"].items():
+        if "contains" in below and told[key]:
+            assert_documented(told[key][0], below)
+
+
 def test_activities_and_decisions_are_read(run: Run, controller: AdminDouble, address: str) -> None:
     result = run("asg_activity_info", address=address, group="web", decisions=True, limit=3)
     assert result["activities"][0]["status_message"] == "InvalidAMIID.NotFound"
