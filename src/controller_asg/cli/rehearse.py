@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asg.admin.v1 import admin_pb2 as pb
-from controller_asg.cli.app import Address, app
+from controller_asg.cli.app import Address, app, no_nan
 from controller_asg.cli.calls import DEFAULT_ADDRESS, EXIT_BAD_INPUT, TIMEOUT_SECONDS, controller, end
 from controller_asg.model.errors import Fault, SpecError
 
@@ -86,11 +86,15 @@ def rehearse(
         float | None,
         typer.Option(
             min=0.01,
+            max=10_000,
+            callback=no_nan,
             help="Instances that the load needs on average; only its shape counts. Left out: 10, and of a recorded"
             " load as many as it needed.",
         ),
     ] = None,
-    delay: Annotated[float, typer.Option(min=0, help="Seconds from a launch to in service.")] = 120.0,
+    delay: Annotated[
+        float, typer.Option(min=0, max=3600, callback=no_nan, help="Seconds from a launch to in service.")
+    ] = 120.0,
     world: Annotated[
         Path | None,
         typer.Option(
@@ -336,6 +340,8 @@ def policy_or_group(where: str | None) -> "tuple[str, DemandTracking | Group]":
     groups = document.get("asg_groups")
     if not isinstance(groups, dict):
         groups = {name or file.stem: document}
+    if not groups:
+        raise SpecError((Fault(f"{file}: asg_groups", "holds no group", "write one below it"),))
     name = name or (next(iter(groups)) if len(groups) == 1 else "")
     if name not in groups:
         known = ", ".join(map(str, groups))
@@ -367,7 +373,12 @@ def _read(file: Path) -> dict[str, Any]:
         raise SpecError((Fault(str(file), "is no YAML", f"mend it: {error}"),)) from error
     if not isinstance(document, dict):
         raise SpecError((Fault(str(file), "holds no mapping", "write a group, or a policy"),))
-    return document
+    try:
+        # As Ansible would send it: a date is its text.
+        plain: dict[str, Any] = json.loads(json.dumps(document, default=str))
+    except (TypeError, ValueError) as error:
+        raise SpecError((Fault(str(file), f"can't be JSON: {error}", "write texts as keys"),)) from error
+    return plain
 
 
 def _policy(document: dict[str, Any], file: Path) -> "DemandTracking":

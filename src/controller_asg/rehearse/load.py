@@ -15,6 +15,8 @@ from controller_asg.model.errors import Fault, SpecError
 
 TICK_SECONDS = 10
 MEAN_INSTANCES = 10
+LONGEST_SECONDS = 366 * 86_400.0
+LARGEST_LOAD = 1e15
 HEADER = "seconds,load"
 SUFFIXES = (".csv", ".csv.gz")
 
@@ -57,10 +59,14 @@ def read_trace(path: Path) -> Trace:
             second, load = map(float, line.split(","))
         except ValueError:
             raise _fault(f"{path}:{number}", f"{line!r} is not two numbers", f"write {HEADER}") from None
-        if not (math.isfinite(second) and math.isfinite(load) and load >= 0):
-            raise _fault(f"{path}:{number}", f"{line!r} is no load", "write a finite number of at least 0")
+        if not (math.isfinite(second) and 0 <= load <= LARGEST_LOAD):
+            mend = f"write finite seconds, and a load of 0 to {LARGEST_LOAD:g}"
+            raise _fault(f"{path}:{number}", f"{line!r} is no load", mend)
         if seconds and second <= seconds[-1]:
             raise _fault(f"{path}:{number}", f"{second:g} s is not after {seconds[-1]:g} s", "sort the rows")
+        if seconds and second - seconds[0] > LONGEST_SECONDS:
+            what = f"{second:g} s is more than a year after the first row"
+            raise _fault(f"{path}:{number}", what, "write seconds, and cut what is longer")
         seconds.append(second)
         loads.append(load)
     if not any(loads):

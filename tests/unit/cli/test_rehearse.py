@@ -138,6 +138,9 @@ def test_what_the_controller_has_recorded_is_rehearsed_at_its_own_size(tmp_path:
             "type: demand_tracking\nheadroom: lots\n",
             "headroom: 'lots' is not known; write lean, normal or ample",
         ),
+        ("type: demand_tracking\nheadroom: 2028-03-01\n", "headroom: '2028-03-01' is not known"),
+        ("asg_groups: {}", "group.yaml: asg_groups: holds no group; write one below it"),
+        ("{2028-03-01: 1}", "can't be JSON"),
         ("{", "is no YAML"),
         ("[]", "holds no mapping"),
         ("{min_size: 4, max_size: 3}", "asg_groups.group.max_size: 3 is below min_size 4"),
@@ -171,6 +174,27 @@ def test_a_bad_trace_is_told_with_file_and_line(tmp_path: Path) -> None:
     assert "t.csv:2: '0,one' is not two numbers" in result.output
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("4e7,1", "t.csv:3: 4e+07 s is more than a year after the first row"),
+        ("10,1e300", "t.csv:3: '10,1e300' is no load"),
+    ],
+)
+def test_a_trace_has_bounds(tmp_path: Path, row: str, said: str) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(f"seconds,load\n0,1\n{row}\n")
+    result = run("--load", file)
+    assert (result.exit_code, said in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--delay", "--mean"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_number_without_bounds_is_refused(option: str, value: str) -> None:
+    result = run("--load", "step", option, value)
+    assert (result.exit_code, f"Invalid value for '{option}'" in result.output) == (2, True)
+
+
 def test_a_made_up_shape_has_a_name() -> None:
     assert "synthetic-ramp" in run("--load", "ramp").output
     refused = run("--load", "stairs")
@@ -184,6 +208,7 @@ def test_a_made_up_shape_has_a_name() -> None:
         ("zones: 4", (), "zones"),
         ("outages: [{zone: eu-west-1a, at_seconds: 0, lasts_seconds: 1}]", (), "outages[0].zone"),
         ("speed: 3", (), "speed"),
+        ("seed: 2028-03-01", (), "seed: '2028-03-01' is not a whole number"),
         ("zones: 2", ("--against", "ec2"), "--against"),
     ],
 )

@@ -27,8 +27,14 @@ def test_a_trace_need_not_begin_at_zero() -> None:
     [
         ("0,1\n", "t.csv:1: is no header; begin the file with seconds,load"),
         ("seconds,load\n0,1\n10;2\n", "t.csv:3: '10;2' is not two numbers; write seconds,load"),
-        ("seconds,load\n0,nan\n", "t.csv:2: '0,nan' is no load; write a finite number of at least 0"),
-        ("seconds,load\n0,-1\n", "t.csv:2: '0,-1' is no load; write a finite number of at least 0"),
+        (
+            "seconds,load\n0,nan\n",
+            "t.csv:2: '0,nan' is no load; write finite seconds, and a load of 0 to 1e+15",
+        ),
+        (
+            "seconds,load\n0,-1\n",
+            "t.csv:2: '0,-1' is no load; write finite seconds, and a load of 0 to 1e+15",
+        ),
         ("seconds,load\n10,1\n10,1\n", "t.csv:3: 10 s is not after 10 s; sort the rows"),
         ("seconds,load\n0,0\n", "t.csv:2: there was no load at all; give a trace with some"),
     ],
