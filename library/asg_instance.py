@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: launch, terminate, protect and move instances of a group, through the controller."""
+"""Ansible module: launch, terminate, protect, judge and move instances of a group, through the controller."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: asg_instance
-short_description: Launch, terminate, protect or move instances of a group of ControllerASG
+short_description: Launch, terminate, protect, judge or move instances of a group of ControllerASG
 description:
   - Orders the controller to change a group by hand, inside of the group's bounds.
   - The order is in the group's decisions, with O(actor).
@@ -21,6 +21,9 @@ options:
         are checked first, so where one is refused, for instance an id that is of no group, none is touched.
       - V(protected) keeps scaling in from choosing the instances O(instance_ids).
       - V(unprotected) lets it choose them again.
+      - V(unhealthy) marks the instances O(instance_ids), so that each is replaced once its grace period is over, as EC2
+        Auto Scaling's SetInstanceHealth does.
+      - V(healthy) takes that mark back. What the controller sees itself still counts.
       - V(standby) takes the instances O(instance_ids) out of service. They stay members of their group, and are neither
         judged nor terminated.
       - V(in_service) puts those on standby back into service. Desired capacity rises by as many.
@@ -29,7 +32,17 @@ options:
       - V(attached) takes running instances of no group, whose agents are set up, into O(group). Desired capacity rises
         by as many.
     type: str
-    choices: [launched, terminated, protected, unprotected, standby, in_service, detached, attached]
+    choices:
+      - launched
+      - terminated
+      - protected
+      - unprotected
+      - healthy
+      - unhealthy
+      - standby
+      - in_service
+      - detached
+      - attached
     required: true
   group:
     description: The group that gets instances. Required with O(state=launched) and O(state=attached).
@@ -74,7 +87,7 @@ attributes:
     description: Can run in check mode and return what would change.
     support: full
   diff_mode:
-    description: Returns desired capacity, or each instance's protection or lifecycle state, before and after.
+    description: Returns desired capacity, or each instance's protection, health or lifecycle state, before and after.
     support: full
   platform:
     description: The controller's machine.
@@ -96,6 +109,12 @@ EXAMPLES = r"""
   asg_instance:
     state: terminated
     instance_ids: [i-0123456789abcdef0]
+
+- name: The balancer can't reach an instance, so let it be replaced
+  asg_instance:
+    state: unhealthy
+    instance_ids: [i-0123456789abcdef0]
+    actor: balancer
 
 - name: Take an instance out of service to look at it, and launch another in its place
   asg_instance:
@@ -125,7 +144,7 @@ desired_capacity:
   sample: 4
 changed_instance_ids:
   description: The instances that changed, or would.
-  returned: when O(state) is not V(launched), also by a failure where some were terminated before it
+  returned: when O(state) is not V(launched), also by a failure where some were terminated or marked before it
   type: list
   elements: str
   sample: [i-0123456789abcdef0]
@@ -146,6 +165,7 @@ errors:
       type: str
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -167,6 +187,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
             "terminated",
             "protected",
             "unprotected",
+            "healthy",
+            "unhealthy",
             "standby",
             "in_service",
             "detached",
@@ -210,6 +232,8 @@ def main() -> None:
             result = terminate(module, controller)
         elif state in ("protected", "unprotected"):
             result = protect(module, controller, protected=state == "protected")
+        elif state in ("healthy", "unhealthy"):
+            result = mark(module, controller, healthy=state == "healthy")
         else:
             result = move(module, controller)
     module.exit_json(**result)
@@ -237,7 +261,7 @@ def launch(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
 
 
 def terminate(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
-    """End the instances. The controller checks all of them first, so that one it refuses touches no other."""
+    """End the instances."""
     before = {each: found.lifecycle_state for each, found in members(module, controller).items()}
 
     def ask(instance_id: str, validate_only: bool) -> bool:
@@ -247,25 +271,58 @@ def terminate(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
             actor=module.params["actor"],
             validate_only=validate_only,
         )
-        changed: bool = controller.TerminateInstance(request).changed
-        return changed
+        return bool(controller.TerminateInstance(request).changed)
+
+    return one_by_one(module, controller, ask, before, "Terminating")
+
+
+def mark(module: AnsibleModule, controller: Controller, healthy: bool) -> dict[str, Any]:
+    """Say that the instances are unhealthy, or take that back."""
+    actor = module.params["actor"]
+    before = {
+        each: found.health + (f": {found.health_reason}" if found.health_reason else "")
+        for each, found in members(module, controller).items()
+    }
+
+    def ask(instance_id: str, validate_only: bool) -> bool:
+        request = admin_pb2.SetInstanceHealthRequest(
+            instance_id=instance_id, healthy=healthy, actor=actor, validate_only=validate_only
+        )
+        return bool(controller.SetInstanceHealth(request).changed)
+
+    after = "no longer marked unhealthy" if healthy else f"Unhealthy: marked unhealthy by {actor}"
+    return one_by_one(module, controller, ask, before, after)
+
+
+def one_by_one(
+    module: AnsibleModule,
+    controller: Controller,
+    ask: Callable[[str, bool], bool],
+    before: dict[str, str],
+    after: str,
+) -> dict[str, Any]:
+    """Order it for each instance of `before`; all are checked first, so that one that is refused touches no other.
+
+    `ask` takes an id and whether to check only, and returns whether that changes anything; `after` is what becomes of
+    those that change.
+    """
 
     def result(changed: list[str]) -> dict[str, Any]:
         return {
             "changed": bool(changed),
             "changed_instance_ids": changed,
-            "diff": {"before": before, "after": {**before, **dict.fromkeys(changed, "Terminating")}},
+            "diff": {"before": before, "after": {**before, **dict.fromkeys(changed, after)}},
         }
 
     changing = [each for each in before if ask(each, True)]
     if module.check_mode:
         return result(changing)
-    ended: list[str] = []
+    changed: list[str] = []
     for each in changing:
-        controller.done = result(ended)
+        controller.done = result(changed)
         if ask(each, False):
-            ended.append(each)
-    return result(ended)
+            changed.append(each)
+    return result(changed)
 
 
 def protect(module: AnsibleModule, controller: Controller, protected: bool) -> dict[str, Any]:

@@ -263,11 +263,14 @@ class FakeController:
         self.orders.append(("resume", group, processes))
         return (group,) if group else tuple(self.records)
 
-    async def set_instance_health(self, instance_id: str, healthy: bool, actor: str) -> bool:
+    async def set_instance_health(
+        self, instance_id: str, healthy: bool, actor: str, validate_only: bool = False
+    ) -> bool:
         self._may_fail()
         if instance_id not in self.members:
             raise NotFoundError("is no instance of ours", f"instances.{instance_id}", "nothing was touched")
-        self.orders.append(("health", instance_id, healthy, actor))
+        if not validate_only:
+            self.orders.append(("health", instance_id, healthy, actor))
         return not healthy
 
     async def complete_lifecycle_action(

@@ -294,7 +294,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.SetInstanceHealthResponse:
         async with answering(context):
             changed = await self._controller.set_instance_health(
-                request.instance_id, request.healthy, orders.actor(request.actor)
+                request.instance_id, request.healthy, orders.actor(request.actor), request.validate_only
             )
             return pb.SetInstanceHealthResponse(changed=changed)
 

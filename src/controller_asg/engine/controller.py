@@ -163,8 +163,10 @@ class Controller(Protocol):
     ) -> tuple[str, ...]:
         """As `suspend`."""
 
-    async def set_instance_health(self, instance_id: str, healthy: bool, actor: str) -> bool:
-        """Mark it unhealthy, so that it is replaced, or take that back. Returns whether that changed anything."""
+    async def set_instance_health(
+        self, instance_id: str, healthy: bool, actor: str, validate_only: bool = False
+    ) -> bool:
+        """Mark it unhealthy, so that it is replaced, or take that back. Returns whether that changes anything."""
 
     async def complete_lifecycle_action(
         self, meant: LifecycleAction, result: str, actor: str

@@ -804,13 +804,15 @@ class Engine:
             self.wake(record.group.name, "suspension")
         return tuple(record.group.name for record in changed)
 
-    async def set_instance_health(self, instance_id: str, healthy: bool, actor: str) -> bool:
+    async def set_instance_health(
+        self, instance_id: str, healthy: bool, actor: str, validate_only: bool = False
+    ) -> bool:
         instance = self._memory.instance(instance_id)
         if instance.state in LEAVING_STATES:
             raise ConflictError("is on its way out", instance_id, "its health matters no more")
         changed = bool(instance.marked_unhealthy) == healthy
         if changed:
-            await self._order(instance.group, SetHealth(instance_id, healthy, actor))
+            await self._order(instance.group, SetHealth(instance_id, healthy, actor), validate_only)
         return changed
 
     async def complete_lifecycle_action(

@@ -33,6 +33,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
         self.yesterday: Any = None
         self.actions: list[tuple[str, Any]] = []  # open lifecycle hooks, by instance
         self.detached_by_the_way: list[str] = []  # while another instance is terminated
+        self.unhealthy: set[str] = set()
         self.holds: dict[str, Any] = {}  # of protections, by instance
         self.refreshes: list[str] = []  # the statuses of the group's refresh
         self.refresh_ends = "Successful"
@@ -106,6 +107,7 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
                 group=group,
                 lifecycle_state=state,
                 protected_from_scale_in=protected,
+                health="Unhealthy" if instance_id in self.unhealthy else "Healthy",
                 protection=self.holds.get(instance_id),
                 metrics={"cpu_percent": 12.5},
                 lifecycle_actions=[action for of, action in self.actions if of == instance_id],
@@ -191,6 +193,15 @@ class AdminDouble(admin_pb2_grpc.AdminServiceServicer):
                 self.instances[each] = (group, state, wanted)
                 self.holds[each] = hold if wanted else None
         return pb.SetInstanceProtectionResponse(changed_instance_ids=changed)
+
+    def SetInstanceHealth(self, request: Any, context: Any) -> Any:
+        self.calls.append(("SetInstanceHealth", request))
+        if self.instances[request.instance_id][1].startswith("Terminat"):
+            refuse(context, [pb.Fault(where=request.instance_id, what="is on its way out", mend="let it")])
+        changed = (request.instance_id in self.unhealthy) == request.healthy
+        if not request.validate_only:
+            self.unhealthy ^= {request.instance_id} if changed else set()
+        return pb.SetInstanceHealthResponse(changed=changed)
 
     def StartInstanceRefresh(self, request: Any, context: Any) -> Any:
         self.calls.append(("StartInstanceRefresh", request))

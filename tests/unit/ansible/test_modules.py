@@ -404,6 +404,34 @@ def test_an_instance_that_is_leaving_is_no_change(run: Run, controller: AdminDou
     assert not run("asg_instance", **arguments)["changed"]
 
 
+def test_an_instance_is_marked_once_and_the_mark_taken_back(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.instances["i-1"] = ("web", "InService", False)
+    arguments = {"address": address, "state": "unhealthy", "instance_ids": ["i-1"], "actor": "balancer"}
+    checked = run("asg_instance", _check=True, **arguments)
+    assert (checked["changed_instance_ids"], controller.unhealthy) == (["i-1"], set())
+    assert checked["diff"] == {
+        "before": {"i-1": "Healthy"},
+        "after": {"i-1": "Unhealthy: marked unhealthy by balancer"},
+    }
+    done = run("asg_instance", **arguments)
+    assert (done["diff"], controller.unhealthy) == (checked["diff"], {"i-1"})
+    assert not run("asg_instance", **arguments)["changed"]
+    assert run("asg_instance", **{**arguments, "state": "healthy"})["changed"]
+    assert not run("asg_instance", **{**arguments, "state": "healthy"})["changed"]
+
+
+def test_one_on_its_way_out_keeps_the_others_from_being_marked(
+    run: Run, controller: AdminDouble, address: str
+) -> None:
+    controller.instances = {"i-1": ("web", "InService", False), "i-2": ("web", "Terminating", False)}
+    arguments = {"address": address, "state": "unhealthy", "instance_ids": ["i-1", "i-2"]}
+    for check in (True, False):
+        assert "is on its way out" in run("asg_instance", _check=check, **arguments)["msg"]
+    assert controller.unhealthy == set()
+
+
 def test_protection_is_set_once(run: Run, controller: AdminDouble, address: str) -> None:
     controller.instances["i-1"] = ("web", "InService", False)
     arguments = {"address": address, "state": "protected", "instance_ids": ["i-1"]}

@@ -236,6 +236,8 @@ async def test_an_order_that_is_only_checked_tells_the_size_and_reaches_nobody(s
     )
     answer = await stub.TerminateInstance(terminate)
     assert (answer.changed, answer.desired_capacity) == (True, 0)
+    mark = pb.SetInstanceHealthRequest(instance_id=A, validate_only=True)
+    assert (await stub.SetInstanceHealth(mark)).changed
     assert controller.orders == []
 
 

@@ -245,7 +245,7 @@ def test_orders_outside_of_the_bounds_are_refused_and_change_nothing() -> None:
     play(scene)
 
 
-def test_what_only_asks_for_a_launch_or_a_termination_is_told_the_size_and_changes_nothing() -> None:
+def test_what_is_only_checked_is_told_the_size_and_changes_nothing() -> None:
     async def scene(world: World) -> None:
         one = world.in_service()[0]
         assert await world.engine.launch_instances("web", 3, "test", validate_only=True) == 5
@@ -265,8 +265,12 @@ def test_what_only_asks_for_a_launch_or_a_termination_is_told_the_size_and_chang
             3,
             True,
         )
+        for _ in range(2):
+            assert await world.engine.set_instance_health(one, False, "test", validate_only=True)
         assert one in world.in_service()
         assert await world.engine.terminate_instance(one, True, "test") == ("web", 2, True)
+        with pytest.raises(ConflictError, match="on its way out"):
+            await world.engine.set_instance_health(one, False, "test", validate_only=True)
 
     play(scene)
 

@@ -1369,19 +1369,23 @@ class SetInstanceHealthRequest(_message.Message):
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     HEALTHY_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     healthy: _builtins.bool
     actor: _builtins.str
+    validate_only: _builtins.bool
+    """Check, and mark nothing."""
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
         healthy: _builtins.bool = ...,
         actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "healthy", b"healthy", "instance_id", b"instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "healthy", b"healthy", "instance_id", b"instance_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
