@@ -53,7 +53,7 @@ class Drain:
             self._draining = True
             log.info("drain_started", reason=reason, timeout_seconds=timeout_seconds)
             self._begin(self._drain(command, timeout_seconds))
-            self._tell(finished=False)
+        self._tell(finished=False)  # to one that joins too: it has not heard that a drain runs
         return bool(command)
 
     def resume(self, reason: str) -> None:

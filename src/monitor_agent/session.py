@@ -318,13 +318,14 @@ class ControllerSession:
                 self._reports_sent = -1  # this controller may be another one
             pace, leases = _Pace(self._latest, self._monotonic), NewLeases(self._busy, self._latest.wake.set)
             while True:
-                is_drain_told = self._drain.reports == self._reports_sent
+                # Read before the leases are: an end that comes while they are sent is told after those that follow it.
+                reports, progress = self._drain.reports, self._drain.report
+                is_drain_told = reports == self._reports_sent
                 # Before the drain's answer, after which an instance without a lease may be terminated.
                 if (held := leases.next(at_once=not is_drain_told)) is not None:
                     await self._put(call, register_pb2.SessionRequest(leases=self._busy.message(held)))
                 if not is_drain_told:
-                    reports, progress = self._drain.reports, self._drain.report
-                    if progress is not None:
+                    if progress is not None and progress is self._drain.report:  # no resume came meanwhile
                         await self._put(call, register_pb2.SessionRequest(drain_progress=progress))
                     self._reports_sent = reports
                 while (told := self._hooks.unsent()) is not None:

@@ -3,14 +3,17 @@
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 from agent_world import INSTANCE_ID, Ask, FakeController, FakeHttp, FakeProc, Relay, RunAgent, until
 
 from asg.register.v1 import register_pb2
-from monitor_agent.busy import Busy
+from monitor_agent.busy import Busy, Lease
 from monitor_agent.channel import open_channel
 from monitor_agent.drain import Drain
 from monitor_agent.hooks import Hooks
@@ -23,6 +26,45 @@ from monitor_agent.settings import Address, Settings
 
 def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, object]]:
     return [record.values for record in caplog.records if record.getMessage() == name]  # type: ignore[attr-defined]
+
+
+async def look_nowhere() -> None:
+    return None
+
+
+def make_session(controller_port: int = 1, **options: Any) -> tuple[ControllerSession, Drain, Busy]:
+    settings = Settings(controller_address=Address("127.0.0.1", controller_port), state_dir=Path("/nowhere"))
+    latest = Latest(lambda: 0.0)
+
+    async def instance_id() -> str:
+        return INSTANCE_ID
+
+    drain = Drain(tuple, tuple, lambda: settings.state_dir, look_nowhere, latest.wake.set)
+    busy = Busy(latest.wake.set, lambda: settings.state_dir / "busy.json", "")
+    session = ControllerSession(
+        Locator(settings, Imds(settings.imds_url)),
+        instance_id,
+        latest,
+        drain,
+        Hooks(lambda: settings.hooks_directory, lambda: settings.state_dir, latest.wake.set),
+        busy,
+        AgentFacts(monitor_port=7401, agent_version="1", boot_id=""),
+        **options,
+    )
+    return session, drain, busy
+
+
+class Stream:
+    """The writing side of a session's stream, on which `meanwhile` happens while the leases of one owner are sent."""
+
+    def __init__(self, owner: str, meanwhile: Callable[[], None]) -> None:
+        self._owner, self._meanwhile = owner, meanwhile
+        self.written: list[register_pb2.SessionRequest] = []
+
+    async def write(self, request: register_pb2.SessionRequest) -> None:
+        self.written.append(request)
+        if [lease.owner for lease in request.leases.leases] == [self._owner]:
+            self._meanwhile()
 
 
 async def test_an_agent_registers_says_hello_and_sends_a_sample(
@@ -123,25 +165,7 @@ async def test_a_controller_that_is_frozen_while_tcp_lives_is_noticed(
 ) -> None:
     relay = Relay(controller.port)
     await relay.start()
-    settings = Settings(controller_address=Address("127.0.0.1", relay.port))
-    latest = Latest(lambda: 0.0)
-
-    async def instance_id() -> str:
-        return INSTANCE_ID
-
-    async def look_nowhere() -> None:
-        return None
-
-    session = ControllerSession(
-        Locator(settings, Imds(settings.imds_url)),
-        instance_id,
-        latest,
-        Drain(tuple, tuple, lambda: settings.state_dir, look_nowhere, latest.wake.set),
-        Hooks(lambda: settings.hooks_directory, lambda: settings.state_dir, latest.wake.set),
-        Busy(latest.wake.set, lambda: settings.state_dir / "busy.json", ""),
-        AgentFacts(monitor_port=7401, agent_version="1", boot_id=""),
-        connect=partial(open_channel, keepalive_ms=200, timeout_ms=100),
-    )
+    session, _, _ = make_session(relay.port, connect=partial(open_channel, keepalive_ms=200, timeout_ms=100))
     running = asyncio.ensure_future(session.run())
     await until(lambda: session.state is SessionState.UP)
     relay.freeze()
@@ -236,6 +260,54 @@ async def test_a_drain_past_its_limit_is_killed_and_has_no_exit_code(
         assert not progress.HasField("exit_code")
         assert progress.output.endswith("waiting\n")
         assert len(progress.output) == 4096
+
+
+async def test_a_drain_that_ends_while_leases_are_sent_is_told_after_those_it_found() -> None:
+    session, drain, busy = make_session()
+    busy.expect(["files"])
+
+    def end() -> None:
+        busy.set("files", [Lease("old", ""), Lease("new", "")])
+        drain._tell(finished=True, exit_code=0)
+
+    stream = Stream("old", end)
+    busy.set("files", [Lease("old", "")])
+    drain._tell(finished=False)
+    writing = asyncio.ensure_future(session._write(stream, register_pb2.AgentIdentity()))  # type: ignore[arg-type]
+    await until(lambda: stream.written[-1:] != [] and stream.written[-1].drain_progress.finished)
+    writing.cancel()
+    (told, *_) = [message.leases for message in reversed(stream.written) if message.HasField("leases")]
+    assert [lease.owner for lease in told.leases] == ["new", "old"]
+
+
+async def test_a_resume_while_leases_are_sent_leaves_no_end_to_tell() -> None:
+    session, drain, busy = make_session()
+    busy.expect(["files"])
+
+    def resume() -> None:
+        drain.resume("it serves")
+        busy.set("files", [Lease("new", "")])
+
+    stream = Stream("old", resume)
+    busy.set("files", [Lease("old", "")])
+    drain._tell(finished=True, exit_code=0)
+    running = asyncio.ensure_future(drain.run())
+    writing = asyncio.ensure_future(session._write(stream, register_pb2.AgentIdentity()))  # type: ignore[arg-type]
+    await until(lambda: sum(message.HasField("leases") for message in stream.written) == 2)
+    for task in (writing, running):
+        task.cancel()
+    assert not any(message.HasField("drain_progress") for message in stream.written)
+
+
+async def test_an_order_that_joins_a_drain_is_answered(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    async with run_agent(controller.port, drain_command=("/bin/sleep", "1000")):
+        session = await controller.next_session()
+        for _ in range(2):
+            drain = register_pb2.Drain(timeout_seconds=60)
+            session.answers.put_nowait(register_pb2.SessionResponse(drain=drain))
+            assert not (await session.next("drain_progress")).finished
 
 
 async def test_without_a_drain_command_the_instance_may_go_at_once(
