@@ -8,9 +8,9 @@ from pathlib import Path
 import grpc.aio
 from grpc_health.v1 import health_pb2
 
-from monitor_agent import __version__
+from monitor_agent import __version__, busy, drain
 from monitor_agent.application_metrics import ApplicationMetrics
-from monitor_agent.busy import FILE_NAME, Busy
+from monitor_agent.busy import Busy
 from monitor_agent.busy_sources import BusySources
 from monitor_agent.channel import bind, make_server, may_command
 from monitor_agent.drain import Drain
@@ -23,6 +23,7 @@ from monitor_agent.local_http import LocalHttp
 from monitor_agent.local_routes import LocalRoutes
 from monitor_agent.locate import Locator
 from monitor_agent.log import EventLog
+from monitor_agent.memory import Memory
 from monitor_agent.monitor_service import SERVICE_NAME, MonitorService, add_services
 from monitor_agent.notify import Notifier
 from monitor_agent.sampler import ProcReader, Sampler
@@ -66,15 +67,16 @@ class Agent:
         self.monitor_port = self.http_port = 0  # as bound
         self.latest = Latest(time.monotonic)
         wake = self.latest.wake.set
+        self._boot_id = read_boot_id(proc)
         self.drain = Drain(
             lambda: self.settings.drain_command,
             lambda: self.settings.resume_command,
             lambda: self.settings.state_dir,
             lambda: self._busy_sources.look_again(),
             wake,
+            Memory(lambda: self.settings.state_dir / drain.FILE_NAME, self._boot_id),
         )
-        self._boot_id = read_boot_id(proc)
-        self.busy = Busy(wake, lambda: self.settings.state_dir / FILE_NAME, self._boot_id)
+        self.busy = Busy(wake, lambda: self.settings.state_dir / busy.FILE_NAME, self._boot_id)
         self._busy_sources = BusySources(self.settings, self.busy, proc)
         self.hooks = Hooks(lambda: self.settings.hooks_directory, lambda: self.settings.state_dir, wake)
         self._sampler = Sampler(

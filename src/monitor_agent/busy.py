@@ -4,9 +4,9 @@ Ends are on the monotonic clock, which is the machine's: it stays the same when 
 callers of the HTTP route hold are kept in a file that counts until the next boot.
 """
 
+import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -16,6 +16,7 @@ from typing import Any
 from asg.register.v1 import register_pb2
 from monitor_agent.faults import Fault, FaultsError
 from monitor_agent.log import EventLog
+from monitor_agent.memory import Memory
 
 MAX_LEASES = 32  # sent; those that are left out end sooner than every one that is sent
 MAX_OWNER_CHARACTERS, MAX_REASON_CHARACTERS = 64, 256
@@ -50,7 +51,7 @@ class Busy:
         boot_id: str,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._changed, self._path, self._boot_id, self._monotonic = changed, path, boot_id, monotonic
+        self._changed, self._monotonic, self._memory = changed, monotonic, Memory(path, boot_id)
         self._sources: dict[str, tuple[Lease, ...]] = {}
         self._awaited: set[str] = set()
         self._faults: dict[str, str] = {}  # by source
@@ -166,26 +167,25 @@ class Busy:
             log.warning("busy_source_failed", source=source, reason=fault)
 
     def _keep(self, leases: list[Lease]) -> None:
-        fault, path = "", self._path()
-        fresh = path.with_suffix(".new")
-        stored = {"boot_id": self._boot_id, "leases": [asdict(lease) for lease in leases]}
+        fault = ""
         try:
-            fresh.write_text(json.dumps(stored))
-            os.replace(fresh, path)
+            self._memory.keep({"leases": [asdict(lease) for lease in leases]})
         except OSError as error:
-            fault = f"{path}: {error.strerror}; its leases won't outlive a restart of the agent"
+            path = self._memory.path()
+            with contextlib.suppress(OSError):
+                path.unlink()  # a lease that was ended would come back with the agent's next start
+            fault = (
+                f"{path}: {error.strerror}; make room on its disk: until the next change of a lease "
+                "none outlives a restart of the agent"
+            )
         self.set(HTTP, leases, fault)
 
     def _stored(self) -> tuple[Lease, ...]:
         try:
-            stored = json.loads(self._path().read_text())
-            if stored["boot_id"] == self._boot_id:
-                return tuple(Lease(**lease) for lease in stored["leases"])
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self._tell(HTTP, f"{self._path()}: {error}; leases of the last run are lost")
-        return ()
+            return tuple(Lease(**lease) for lease in self._memory.read().get("leases", ()))
+        except (OSError, ValueError, TypeError) as error:
+            self._tell(HTTP, f"{self._memory.path()}: {error}; leases of the last run are lost")
+            return ()
 
 
 def parse_lease(body: bytes) -> tuple[Lease, float | None]:

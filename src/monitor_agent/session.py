@@ -29,6 +29,8 @@ REGISTER_SECONDS = 5.0  # deadline of Register and of a requested Unregister
 LEAVE_SECONDS = 2.0  # deadline of the Unregister of a clean stop, well within systemd's TimeoutStopSec
 WRITE_SECONDS = 10.0  # a controller whose process hangs answers pings but reads nothing
 UP_SECONDS = 1.0  # a stream that the controller did not answer counts as up when it has lasted this long
+# A controller that wants the instance empty says it again within 5 s and a pass (planner/hooks.py, REPEAT_SECONDS).
+ORDER_AGAIN_SECONDS = 60.0
 SAMPLE_AT_LEAST_SECONDS = 10.0  # values that hardly move are repeated this often
 
 LEASES_SPACING_SECONDS = 0.1  # however often they change: 50 messages a second end the session
@@ -160,12 +162,14 @@ class ControllerSession:
         connect: Callable[[Target], grpc.aio.Channel] = open_channel,
         chance: Callable[[], float] = random.random,
         monotonic: Callable[[], float] = time.monotonic,
+        order_again_seconds: float = ORDER_AGAIN_SECONDS,
     ) -> None:
         self._locator, self._find_instance_id = locator, find_instance_id
         self._latest, self._drain, self._me = latest, drain, me
         self._hooks, self._busy = hooks, busy
         self._set_interval, self._changed = set_interval, changed
         self._connect, self._chance, self._monotonic = connect, chance, monotonic
+        self._order_again_seconds = order_again_seconds
         self._stub: register_pb2_grpc.RegisterServiceAsyncStub | None = None
         self._ended: asyncio.Future[_LostError] | None = None
         self._hurry = asyncio.Event()
@@ -290,7 +294,10 @@ class ControllerSession:
         """Stream until the session ends, and return why it did."""
         running = asyncio.get_running_loop()
         self._ended = running.create_future()
-        lasting = running.call_later(UP_SECONDS, self._is_up)
+        timers = (
+            running.call_later(UP_SECONDS, self._is_up),
+            running.call_later(self._order_again_seconds, self._drain.forget_unrepeated),
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 loops = [
@@ -302,7 +309,8 @@ class ControllerSession:
                     loop.cancel()
             return lost
         finally:
-            lasting.cancel()
+            for timer in timers:
+                timer.cancel()
             self._ended = None
             call.cancel()
 

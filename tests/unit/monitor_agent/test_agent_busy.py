@@ -98,6 +98,21 @@ def test_a_lease_that_can_not_be_stored_is_held_all_the_same_and_told(tmp_path: 
     assert "No such file" in busy.faults()["http"]
 
 
+def test_a_lease_that_ended_while_nothing_could_be_stored_does_not_come_back(tmp_path: Path) -> None:
+    clocks, path = Clocks(), tmp_path / "busy.json"
+    busy = make_busy(path, clocks)
+    post(busy, owner="nightly")
+    post(busy, owner="weekly")
+    (tmp_path / "busy.new").mkdir()  # as a full disk would refuse it
+    busy.end(b'{"owner": "nightly"}')
+    assert "make room on its disk" in busy.faults()["http"]
+    assert owners(make_busy(path, clocks)) == []
+    (tmp_path / "busy.new").rmdir()
+    post(busy, owner="shell")
+    assert busy.faults() == {}
+    assert owners(make_busy(path, clocks)) == ["shell", "weekly"]
+
+
 def test_leases_of_the_last_run_that_can_not_be_read_are_told_and_hold_nothing(tmp_path: Path) -> None:
     (tmp_path / "busy.json").write_text('{"boot_id": "boot-1"')
     busy = make_busy(tmp_path / "busy.json", Clocks())

@@ -20,6 +20,7 @@ from monitor_agent.hooks import Hooks
 from monitor_agent.identity import Imds
 from monitor_agent.latest import Latest
 from monitor_agent.locate import Locator
+from monitor_agent.memory import Memory
 from monitor_agent.session import AgentFacts, ControllerSession, SessionState, backoff_seconds
 from monitor_agent.settings import Address, Settings
 
@@ -32,14 +33,17 @@ async def look_nowhere() -> None:
     return None
 
 
-def make_session(controller_port: int = 1, **options: Any) -> tuple[ControllerSession, Drain, Busy]:
-    settings = Settings(controller_address=Address("127.0.0.1", controller_port), state_dir=Path("/nowhere"))
+def make_session(
+    controller_port: int = 1, state_dir: Path = Path("/nowhere"), **options: Any
+) -> tuple[ControllerSession, Drain, Busy]:
+    settings = Settings(controller_address=Address("127.0.0.1", controller_port), state_dir=state_dir)
     latest = Latest(lambda: 0.0)
 
     async def instance_id() -> str:
         return INSTANCE_ID
 
-    drain = Drain(tuple, tuple, lambda: settings.state_dir, look_nowhere, latest.wake.set)
+    memory = Memory(lambda: settings.state_dir / "drain.json", "")
+    drain = Drain(tuple, tuple, lambda: settings.state_dir, look_nowhere, latest.wake.set, memory)
     busy = Busy(latest.wake.set, lambda: settings.state_dir / "busy.json", "")
     session = ControllerSession(
         Locator(settings, Imds(settings.imds_url)),
@@ -308,6 +312,58 @@ async def test_an_order_that_joins_a_drain_is_answered(
             drain = register_pb2.Drain(timeout_seconds=60)
             session.answers.put_nowait(register_pb2.SessionResponse(drain=drain))
             assert not (await session.next("drain_progress")).finished
+
+
+async def test_an_agent_that_was_started_anew_gives_no_lease_until_it_is_told_and_claims_no_drain(
+    controller: FakeController, run_agent: RunAgent, ask: Ask, tmp_path: Path
+) -> None:
+    ordered = register_pb2.SessionResponse(drain=register_pb2.Drain(timeout_seconds=60))
+    runs = tmp_path / "runs"
+    command = ("/bin/sh", "-c", f"echo run >> {runs}")
+    async with run_agent(controller.port, drain_command=command) as agent:
+        (await controller.next_session()).answers.put_nowait(ordered)
+        await until(lambda: agent.drain.report is not None and agent.drain.report.finished)
+    async with run_agent(controller.port, drain_command=command) as agent:
+        assert (await ask(agent.http_port, "POST /busy", b'{"owner": "nightly"}'))[0] == 409
+        assert b'"draining": true' in (await ask(agent.http_port, "GET /busy"))[2]
+        session = await controller.next_session()
+        kinds = [(await session.messages.get()).WhichOneof("message") for _ in range(5)]
+        assert "drain_progress" not in kinds
+        session.answers.put_nowait(ordered)
+        while not (await session.next("drain_progress")).finished:
+            pass
+        assert runs.read_text() == "run\nrun\n"
+        session.answers.put_nowait(register_pb2.SessionResponse(resume=register_pb2.Resume()))
+        await until(lambda: not agent.drain.ordered)
+    async with run_agent(controller.port) as agent:
+        assert (await ask(agent.http_port, "POST /busy", b'{"owner": "nightly"}'))[0] == 200
+
+
+@pytest.mark.parametrize(("boot_id", "ordered"), [("boot-1", True), ("boot-2", False)])
+def test_an_order_is_remembered_until_the_next_boot(tmp_path: Path, boot_id: str, ordered: bool) -> None:
+    def make(boot_id: str) -> Drain:
+        memory = Memory(lambda: tmp_path / "drain.json", boot_id)
+        return Drain(tuple, tuple, lambda: tmp_path, look_nowhere, lambda: None, memory)
+
+    before = make("boot-1")
+    before._set_ordered(True)
+    assert make(boot_id).ordered is ordered
+    (tmp_path / "drain.json").write_text("{")
+    assert not make(boot_id).ordered
+
+
+async def test_an_order_that_nobody_gives_again_is_forgotten(
+    controller: FakeController, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "drain.json").write_text('{"boot_id": "", "ordered": true}')
+    session, drain, _ = make_session(controller.port, tmp_path, order_again_seconds=0.01)
+    assert drain.ordered
+    running = asyncio.ensure_future(session.run())
+    await until(lambda: not drain.ordered)
+    running.cancel()
+    assert events(caplog, "drain_forgotten")
+    _, drain, _ = make_session(state_dir=tmp_path)
+    assert not drain.ordered
 
 
 async def test_without_a_drain_command_the_instance_may_go_at_once(
