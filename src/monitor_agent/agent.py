@@ -13,6 +13,7 @@ from monitor_agent.application_metrics import ApplicationMetrics
 from monitor_agent.busy import Busy
 from monitor_agent.busy_sources import BusySources
 from monitor_agent.channel import bind, make_server, may_command
+from monitor_agent.command import watch_without_threads
 from monitor_agent.drain import Drain
 from monitor_agent.faults import FaultsError
 from monitor_agent.hooks import Hooks
@@ -195,6 +196,7 @@ class Agent:
             me,
             set_interval=self._set_interval,
             changed=self._show_status,
+            is_stopping=self.stop.is_set,
         )
 
     def _ways(self) -> tuple[Locator, Callable[[], Awaitable[str]]]:
@@ -239,5 +241,6 @@ async def serve(agent: Agent) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop.set)
     loop.add_signal_handler(signal.SIGHUP, agent.reload.set)
+    watch_without_threads()
     grpc.aio.init_grpc_aio()
     await agent.run()

@@ -5,6 +5,7 @@ no session is told by the next one.
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import stat
@@ -17,8 +18,9 @@ from monitor_agent.drain import OUTPUT_BYTES, check_drain_timeout
 from monitor_agent.log import EventLog
 
 AT_ONCE = 4
-MAX_UNFINISHED = 16  # those that wait for one of the four included
-MAX_ENDS = 32  # kept, to be told again to whoever asks with their token
+# A group has up to 50 hooks, and those of an earlier transition may not have ended.
+MAX_UNFINISHED = 128  # those that wait for one of the four included
+MAX_ENDS = 64  # kept, to be told again to whoever asks with their token
 HEARTBEAT_SECONDS = 10.0
 # The shell's codes for a program that is there but can't be run, and for one that is not there.
 NOT_RUNNABLE, NOT_FOUND = 126, 127
@@ -52,15 +54,18 @@ class Hooks:
         self._orders: asyncio.Queue[tuple[register_pb2.RunHook, str, str]] = asyncio.Queue(MAX_UNFINISHED)
         self._told: dict[str, register_pb2.HookProgress] = {}  # by token, the newest of each run
         self._unsent: dict[str, register_pb2.HookProgress] = {}
+        self._ends_at: dict[str, float] = {}  # by token of an unfinished run, on the loop's clock
         self._free = asyncio.Semaphore(AT_ONCE)
 
     def request(self, order: register_pb2.RunHook, group: str, instance_id: str) -> None:
-        """Run it, join the run of the same token, or tell its end again."""
-        known = self._told.get(order.token)
+        """Run it, let the run of the same token have its time anew, or tell its end again."""
+        known, fault = self._told.get(order.token), check_drain_timeout(order.timeout_seconds)
+        ends_at = asyncio.get_running_loop().time() + order.timeout_seconds
         if known is not None:
+            if not known.finished and not fault:
+                self._ends_at[order.token] = max(self._ends_at[order.token], ends_at)
             self._tell(known)
             return
-        fault = check_drain_timeout(order.timeout_seconds)
         if sum(not told.finished for told in self._told.values()) >= MAX_UNFINISHED:
             fault = f"{MAX_UNFINISHED} hooks run already"
         if fault:
@@ -70,6 +75,7 @@ class Hooks:
         log.info(
             "hook_started", hook=order.hook, command=order.command, timeout_seconds=order.timeout_seconds
         )
+        self._ends_at[order.token] = ends_at
         self._tell(register_pb2.HookProgress(token=order.token))
         self._orders.put_nowait((order, group, instance_id))
 
@@ -93,30 +99,38 @@ class Hooks:
                 tasks.create_task(self._run(order, group, instance_id), name=f"hook:{order.token}")
 
     async def _run(self, order: register_pb2.RunHook, group: str, instance_id: str) -> None:
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + order.timeout_seconds
         async with asyncio.TaskGroup() as tasks:
             beating = tasks.create_task(self._beat(order.token), name=f"hook:{order.token}:heartbeat")
-            try:
-                async with asyncio.timeout_at(ends_at):
-                    await self._free.acquire()
-            except TimeoutError:
-                exit_code, output = None, f"its time was over before one of the {AT_ONCE} that run had ended"
-            else:
+            if await self._is_its_turn(order.token):
                 try:
-                    left = max(ends_at - loop.time(), 0.0)
-                    exit_code, output = await self._execute(order, group, instance_id, left)
+                    exit_code, output = await self._execute(order, group, instance_id)
                 finally:
                     self._free.release()
+            else:
+                exit_code, output = None, f"its time was over before one of the {AT_ONCE} that run had ended"
             beating.cancel()
         tell = log.info if exit_code == 0 else log.warning
         tell("hook_finished", hook=order.hook, exit_code=exit_code, output=output[-400:] if exit_code else "")
         self._end(order.token, exit_code, output)
 
+    async def _is_its_turn(self, token: str) -> bool:
+        """Waits for one of the four; False when its time is over before."""
+        while (left := self._left_seconds(token)) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    return await self._free.acquire()
+        return False
+
+    def _left_seconds(self, token: str) -> float:
+        return max(self._ends_at[token] - asyncio.get_running_loop().time(), 0.0)
+
     async def _execute(
-        self, order: register_pb2.RunHook, group: str, instance_id: str, seconds: float
+        self, order: register_pb2.RunHook, group: str, instance_id: str
     ) -> tuple[int | None, str]:
         """The exit code (None: killed at the limit) and the last that it printed."""
+        seconds = self._left_seconds(order.token)
+        if "\0" in order.metadata:
+            return NOT_RUNNABLE, "notification_metadata holds a zero byte; remove it from the hook"
         try:
             path = self._file(order.command)
             outcome = await run_command(
@@ -133,11 +147,12 @@ class Hooks:
                     "ASG_METADATA": order.metadata,
                     "ASG_DEADLINE_SECONDS": f"{seconds:g}",
                 },
+                more_seconds=lambda: self._left_seconds(order.token),
             )
         except _RefusedError as refused:
             return refused.exit_code, refused.output
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the metadata
-            return NOT_RUNNABLE, f"{order.command}: {getattr(error, 'strerror', None) or error}"
+        except OSError as error:
+            return NOT_RUNNABLE, f"{order.command}: {error.strerror}"
         return outcome.exit_code, outcome.output.decode("utf-8", "replace")
 
     def _file(self, command: str) -> Path:
@@ -175,6 +190,7 @@ class Hooks:
 
     def _end(self, token: str, exit_code: int | None, output: str) -> None:
         self._tell(register_pb2.HookProgress(token=token, finished=True, exit_code=exit_code, output=output))
+        self._ends_at.pop(token, None)
         ended = [token for token, told in self._told.items() if told.finished]
         for token in ended[:-MAX_ENDS]:
             del self._told[token]

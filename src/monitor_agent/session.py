@@ -159,6 +159,7 @@ class ControllerSession:
         *,
         set_interval: Callable[[float], None] = lambda seconds: None,
         changed: Callable[[], None] = lambda: None,
+        is_stopping: Callable[[], bool] = lambda: False,
         connect: Callable[[Target], grpc.aio.Channel] = open_channel,
         chance: Callable[[], float] = random.random,
         monotonic: Callable[[], float] = time.monotonic,
@@ -168,6 +169,7 @@ class ControllerSession:
         self._latest, self._drain, self._me = latest, drain, me
         self._hooks, self._busy = hooks, busy
         self._set_interval, self._changed = set_interval, changed
+        self._is_stopping = is_stopping
         self._connect, self._chance, self._monotonic = connect, chance, monotonic
         self._order_again_seconds = order_again_seconds
         self._stub: register_pb2_grpc.RegisterServiceAsyncStub | None = None
@@ -357,6 +359,8 @@ class ControllerSession:
         call: "grpc.aio.StreamStreamCall[register_pb2.SessionRequest, register_pb2.SessionResponse]",
         request: register_pb2.SessionRequest,
     ) -> None:
+        if self._is_stopping():
+            return  # a command that is killed because the agent stops would pass for one that ended by itself
         async with asyncio.timeout(WRITE_SECONDS):
             await call.write(request)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Readings kept of one instance, whatever the window. A longer window at a faster pace is thinned evenly: 10,000
 # instances with 16 metrics each then stay below 1.5 GiB, and one that floods us only spoils its own resolution.
 MAX_READINGS = 120
-MAX_HOOKS = 32  # of one instance; the oldest goes first
+MAX_HOOKS = 64  # of one instance, whose group has 50 at most; the oldest goes first
 NO_HOOKS: Mapping[str, CommandEnd | None] = {}
 
 

@@ -46,6 +46,8 @@ class FakeController(register_pb2_grpc.RegisterServiceServicer):
     def __init__(self) -> None:
         self.registered: list[register_pb2.AgentIdentity] = []
         self.unregistered: asyncio.Queue[register_pb2.UnregisterRequest] = asyncio.Queue()
+        self.goodbye = asyncio.Event()  # cleared: Unregister is not answered
+        self.goodbye.set()
         self.sessions: asyncio.Queue[Session] = asyncio.Queue()
         self.refuse: tuple[grpc.StatusCode, str] | None = None
         self.refusals = 0
@@ -84,6 +86,7 @@ class FakeController(register_pb2_grpc.RegisterServiceServicer):
         if self.refuse is not None:
             await context.abort(*self.refuse)
         self.unregistered.put_nowait(request)
+        await self.goodbye.wait()
         return register_pb2.UnregisterResponse()
 
     async def Session(self, request_iterator: Any, context: Any) -> None:

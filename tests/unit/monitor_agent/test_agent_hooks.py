@@ -149,13 +149,50 @@ async def test_four_run_at_once_the_others_wait_and_their_time_runs(directory: P
         assert (await end_of(hooks, "next")).exit_code == 0
 
 
-async def test_more_orders_than_can_wait_are_refused(directory: Path) -> None:
-    put(directory, "warm", "sleep 1000")
+async def test_all_hooks_that_a_group_may_have_wait_for_their_turn_and_more_are_refused(
+    directory: Path,
+) -> None:
+    put(directory, "warm", f"while ! [ -e {directory}/go ]; do sleep 0.02; done")
     async with running(directory) as hooks:
-        for number in range(MAX_UNFINISHED):
+        for number in range(50):
             hooks.request(order(f"t{number}"), "web", INSTANCE_ID)
+        (directory / "go").touch()
+        ended: dict[str, int] = {}
+
+        def all_ended() -> bool:
+            ended.update({told.token: told.exit_code for told in taken(hooks) if told.finished})
+            return len(ended) == 50
+
+        await until(all_ended)
+        assert set(ended.values()) == {0}
+        (directory / "go").unlink()
+        for number in range(MAX_UNFINISHED):
+            hooks.request(order(f"more{number}"), "web", INSTANCE_ID)
         hooks.request(order("one-more"), "web", INSTANCE_ID)
-        assert (await end_of(hooks, "one-more")).output == "16 hooks run already"
+        assert (await end_of(hooks, "one-more")).output == f"{MAX_UNFINISHED} hooks run already"
+
+
+async def test_an_order_given_again_lets_a_hook_have_its_time_anew(directory: Path) -> None:
+    put(directory, "warm", f"while ! [ -e {directory}/go ]; do sleep 0.02; done")
+    async with running(directory) as hooks:
+        hooks.request(order(seconds=0.5), "web", INSTANCE_ID)
+        hooks.request(order(seconds=60.0), "web", INSTANCE_ID)
+        other = order("t2", seconds=0.5)
+        hooks.request(other, "web", INSTANCE_ID)
+        assert not (await end_of(hooks, "t2")).HasField("exit_code")
+        (directory / "go").touch()
+        assert (await end_of(hooks)).exit_code == 0
+
+
+async def test_metadata_that_no_program_can_get_is_an_end_in_words(directory: Path) -> None:
+    put(directory, "warm", "exit 0")
+    async with running(directory) as hooks:
+        wrong = order()
+        wrong.metadata = "a\0b"
+        hooks.request(wrong, "web", INSTANCE_ID)
+        end = await end_of(hooks)
+    expected = "notification_metadata holds a zero byte; remove it from the hook"
+    assert (end.exit_code, end.output) == (126, expected)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -214,6 +216,28 @@ async def test_a_clean_stop_unregisters_as_stopping(controller: FakeController, 
         await until(lambda: agent.session.state is SessionState.UP)
     request = controller.unregistered.get_nowait()
     assert (request.instance_id, request.reason) == (INSTANCE_ID, register_pb2.UNREGISTER_REASON_STOPPING)
+
+
+async def test_a_command_that_is_killed_while_the_agent_stops_is_no_end_to_tell(
+    controller: FakeController, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    command = ("/bin/sh", "-c", f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; sleep 1000")
+    async with run_agent(controller.port, drain_command=command) as agent:
+        session = await controller.next_session()
+        session.answers.put_nowait(register_pb2.SessionResponse(drain=register_pb2.Drain(timeout_seconds=60)))
+        pid = tmp_path / "pid"
+        await until(pid.exists)
+        await until(lambda: agent.session.state is SessionState.UP)
+        controller.goodbye.clear()
+        agent.stop.set()
+        await until(lambda: not controller.unregistered.empty())
+        os.killpg(int(pid.read_text()), signal.SIGTERM)
+        await until(lambda: agent.drain.report.exit_code == -signal.SIGTERM)
+        # The writer would have its turn before this.
+        await until(lambda: not agent.latest.wake.is_set())
+        controller.goodbye.set()
+    told = [session.messages.get_nowait() for _ in range(session.messages.qsize())]
+    assert not any(message.drain_progress.finished for message in told)
 
 
 async def test_a_stop_with_a_session_that_just_broke_is_clean(

@@ -424,7 +424,9 @@ Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
 class RunHook(_message.Message):
-    """Run a file of the agent's hooks directory. Asking again with the same token joins the run, or tells its end again."""
+    """Run a file of the agent's hooks directory. Asking again with the same token lets the run go on, its timeout counted
+    anew, or tells its end again.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -438,7 +440,7 @@ class RunHook(_message.Message):
     command: _builtins.str
     """The file's name, without a folder."""
     timeout_seconds: _builtins.float
-    """It is killed after this long."""
+    """It is killed so long after the last order."""
     transition: _builtins.str
     """launch or terminate."""
     hook: _builtins.str

@@ -1,0 +1,123 @@
+"""How a command is started, watched and given up: what the machine refuses must cost neither the agent nor a slot."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_world import until
+
+from monitor_agent.command import Outcome, run_command, watch_without_threads
+
+
+class Watcher(asyncio.AbstractChildWatcher):
+    """asyncio's way to wait for a program, on a machine without another thread, or beside one that never dies."""
+
+    def __init__(self, refusal: str = "") -> None:
+        self._refusal = refusal
+
+    def add_child_handler(self, pid: int, callback: Any, *args: Any) -> None:
+        if self._refusal:
+            raise RuntimeError(self._refusal)
+
+    def remove_child_handler(self, pid: int) -> bool:
+        return False
+
+    def attach_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        pass
+
+    def is_active(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> "Watcher":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@pytest.fixture
+def default_watcher() -> Iterator[None]:
+    yield
+    asyncio.set_child_watcher(None)
+
+
+only_311 = pytest.mark.skipif(sys.version_info >= (3, 12), reason="child watchers are deprecated")
+
+
+async def run(script: str, seconds: float = 60.0, **options: Any) -> Outcome:
+    return await run_command(
+        ("/bin/sh", "-c", script),
+        timeout_seconds=seconds,
+        directory=Path("/"),
+        keep_bytes=4096,
+        merge_errors=True,
+        **options,
+    )
+
+
+@pytest.fixture
+def likelier_to_go() -> Iterator[None]:
+    """Anybody may be; less likely, as the agent is, may only root."""
+    own = Path("/proc/self/oom_score_adj")
+    before = own.read_text()
+    own.write_text("300")
+    yield
+    own.write_text(before)
+
+
+@pytest.mark.usefixtures("likelier_to_go")
+async def test_out_of_memory_a_command_has_not_the_agents_privilege() -> None:
+    script = 'until [ "$(cat /proc/$$/oom_score_adj)" = 0 ]; do sleep 0.01; done'
+    assert (await run(script)).exit_code == 0
+
+
+@only_311
+@pytest.mark.usefixtures("default_watcher")
+async def test_a_program_whose_end_nobody_can_wait_for_is_an_error_in_words_and_killed(
+    tmp_path: Path,
+) -> None:
+    asyncio.set_child_watcher(Watcher("can't start new thread"))
+    with pytest.raises(OSError, match="can't start new thread"):
+        await run(f"echo $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; sleep 1000")
+    await asyncio.sleep(0)
+
+    def is_dead() -> bool:
+        """Also when it was killed before it wrote its number."""
+        running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+        return not any(str(tmp_path).encode() in line for line in running)
+
+    await until(is_dead)
+
+
+@only_311
+@pytest.mark.usefixtures("default_watcher")
+async def test_what_was_killed_and_does_not_die_is_given_up() -> None:
+    asyncio.set_child_watcher(Watcher())
+    outcome = await run("echo waiting; exec sleep 1000", 0.5, killed_seconds=0.01)
+    assert outcome == Outcome(None, b"waiting\n\nkilled, but it does not die\n")
+
+
+@only_311
+@pytest.mark.usefixtures("default_watcher")
+async def test_no_thread_waits_for_a_program() -> None:
+    watch_without_threads()
+    before = threading.active_count()
+    running = asyncio.ensure_future(run("read line < /dev/zero"))
+    await until(lambda: not running.done())
+    await asyncio.sleep(0.05)
+    assert threading.active_count() == before
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert (await run("exit 3")).exit_code == 3
+
+
+async def test_a_command_runs_on_while_it_is_given_more_time() -> None:
+    more = iter((0.01, 0.01, 60.0))
+    assert (await run("sleep 0.2; exit 3", 0.01, more_seconds=lambda: next(more))).exit_code == 3
