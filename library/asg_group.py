@@ -36,6 +36,7 @@ options:
     description:
       - Laid beneath each document. Mappings are merged key by key; all else of the document replaces the default.
       - C(launch.image) is taken whole from the document or from here, for an image is named by one key only.
+      - Messages name a key of these as C(asg_group_defaults), the variable of the project that holds them.
     type: dict
     default: {}
   state:
@@ -198,7 +199,7 @@ from ansible.module_utils.controller_asg import (
     fault_line,
     refuse,
 )
-from ansible.module_utils.group_documents import complete
+from ansible.module_utils.group_documents import complete, true_place
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "aliases": ["group_name"]},
@@ -244,7 +245,7 @@ def main() -> None:
         refuse(module, "force", "has no meaning with state=present", "leave it out, or write state=absent")
     if not absent and module.params["name"] is not None and module.params["spec"] is None:
         refuse(module, "spec", "is missing, and state=present with a name wants it", "write the document")
-    with controller_of(module) as controller:
+    with controller_of(module, lambda where: written_at(module, where)) as controller:
         try:
             result = delete(module, controller) if absent else apply(module, controller)
         except WaitError as error:
@@ -255,8 +256,7 @@ def main() -> None:
 def apply(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
     """Apply the documents, wait when asked to, and return the module's result."""
     name = module.params["name"]
-    documents = {name: module.params["spec"]} if name is not None else module.params["groups"]
-    documents = complete(module.params["defaults"], documents)
+    documents = complete(module.params["defaults"], written(module))
     answer = controller.ApplyGroups(
         admin_pb2.ApplyGroupsRequest(
             documents=[
@@ -267,8 +267,8 @@ def apply(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
             source=module.params["source"],
         )
     )
-    for warning in answer.warnings:
-        module.warn(fault_line(fault_dict(warning)))
+    for warning in map(fault_dict, answer.warnings):
+        module.warn(fault_line({**warning, "where": written_at(module, warning["where"])}))
     groups = [
         {
             "name": each.name,
@@ -302,6 +302,17 @@ def apply(module: AnsibleModule, controller: Controller) -> dict[str, Any]:
             each["desired_capacity"] = seen[each["name"]].desired_capacity
             each["instance_counts"] = dict(seen[each["name"]].instance_counts)
     return result
+
+
+def written(module: AnsibleModule) -> dict[str, Any]:
+    """The documents as the operator wrote them, by the groups' names."""
+    name = module.params["name"]
+    return {name: module.params["spec"]} if name is not None else module.params["groups"]
+
+
+def written_at(module: AnsibleModule, where: str) -> str:
+    """The operator's own place of what the controller names."""
+    return true_place(where, module.params["defaults"], written(module), module.params["source"])
 
 
 def yesterday_of(yesterday: Any) -> dict[str, dict[str, Any]]:

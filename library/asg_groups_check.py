@@ -81,8 +81,8 @@ import traceback
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.controller_asg import fault_dict
-from ansible.module_utils.group_documents import complete
+from ansible.module_utils.controller_asg import fault_dict, fault_line
+from ansible.module_utils.group_documents import complete, true_place
 
 IMPORT_ERROR: str | None = None
 try:
@@ -107,7 +107,13 @@ def main() -> None:
     try:
         groups = parse_groups(documents, module.params["source"])
     except SpecError as error:
-        module.fail_json(msg=str(error), errors=[fault_dict(fault) for fault in error.faults])
+        params = module.params
+        errors = [
+            fault
+            | {"where": true_place(fault["where"], params["defaults"], params["groups"], params["source"])}
+            for fault in map(fault_dict, error.faults)
+        ]
+        module.fail_json(msg="\n".join(map(fault_line, errors)), errors=errors)
     module.exit_json(changed=False, groups=[group.name for group in groups])
 
 

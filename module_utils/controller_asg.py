@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -61,8 +61,11 @@ def open_channel(address: str) -> Any:
 
 
 @contextmanager
-def controller_of(module: AnsibleModule) -> Iterator[Controller]:
-    """The controller that the module's options name. Within the block a failed call ends the module with its faults."""
+def controller_of(module: AnsibleModule, place: Callable[[str], str] = str) -> Iterator[Controller]:
+    """The controller that the module's options name. Within the block a failed call ends the module with its faults.
+
+    `place` says where the operator wrote what a fault names.
+    """
     if IMPORT_ERROR is not None:
         module.fail_json(
             msg=missing_required_lib("grpcio and controller-asg")
@@ -79,7 +82,7 @@ def controller_of(module: AnsibleModule) -> Iterator[Controller]:
         try:
             yield controller
         except grpc.RpcError as error:
-            module.fail_json(**controller.done, **failure(error, address, timeout))
+            module.fail_json(**controller.done, **failure(error, address, timeout, place))
 
 
 def refuse(module: AnsibleModule, where: str, what: str, mend: str) -> NoReturn:
@@ -103,9 +106,9 @@ def time_option(module: AnsibleModule, name: str) -> datetime | None:
     refuse(module, name, f"{text} is no time with a zone", "write it like 2028-03-01T20:00:00+01:00")
 
 
-def failure(error: Any, address: str, timeout: float) -> dict[str, Any]:
+def failure(error: Any, address: str, timeout: float, place: Callable[[str], str] = str) -> dict[str, Any]:
     """What a module fails with: `msg` for people, `errors` with where, what and mend of each fault for programs."""
-    errors = faults_in(error)
+    errors = [{**fault, "where": place(fault["where"])} for fault in faults_in(error)]
     silent = {
         grpc.StatusCode.UNAVAILABLE: "the controller does not answer",
         grpc.StatusCode.DEADLINE_EXCEEDED: f"gave no answer within {timeout:g} s",

@@ -161,6 +161,28 @@ def test_every_fault_of_the_documents_comes_back_with_its_place(
     assert result["msg"].splitlines()[0] == "groups.yml: asg_groups.web.max_size: is below min_size; raise it"
 
 
+def test_a_fault_of_the_defaults_is_told_there(run: Run, controller: AdminDouble, address: str) -> None:
+    groups = {"web": {"min_size": 2}, "api": {"min_size": 2, "max_size": 1}}
+    result = run("asg_group", address=address, groups=groups, defaults={"max_size": 1}, source="groups.yml")
+    assert [each["where"] for each in result["errors"]] == [
+        "asg_group_defaults.max_size (beneath asg_groups.web)",
+        "groups.yml: asg_groups.api.max_size",
+    ]
+    defaults = {"launch": {"image": {"id": "x"}, "tags": {"a": 3}}}
+    groups = {"web": {"launch": {"tags": {"b": 3}}}, "api": {"launch": {"image": {"id": "x"}}}}
+    checked = run("asg_groups_check", groups=groups, defaults=defaults)
+    assert [each["where"] for each in checked["errors"]] == [
+        "asg_group_defaults.launch.image.id (beneath asg_groups.web)",
+        "asg_group_defaults.launch.tags[a] (beneath asg_groups.web)",
+        "asg_groups.web.launch.tags[b]",
+        "asg_groups.api.launch.image.id",
+        "asg_group_defaults.launch.tags[a] (beneath asg_groups.api)",
+    ]
+    assert (
+        checked["msg"].splitlines()[0].startswith("asg_group_defaults.launch.image.id (beneath asg_groups.")
+    )
+
+
 def test_defaults_lie_beneath_the_documents_and_an_image_is_taken_whole(
     run: Run, controller: AdminDouble, address: str
 ) -> None:
