@@ -45,9 +45,11 @@ from controller_asg.planner.snapshot import Attach, Detach, EnterStandby, ExitSt
 log = structlog.get_logger()
 
 FAULTS_KEY = "asg-faults-bin"
-# A client drops answers whose metadata is over 8 KiB (gRPC's default soft limit), and the message counts with it.
-FAULTS_LIMIT_BYTES = 5_000
-DETAILS_LIMIT_CHARACTERS = 400
+# A client drops answers whose metadata is over 8 KiB (gRPC's default soft limit). The faults count by their base64, a
+# third more, and with them counts the message, in which each byte beyond ASCII becomes three.
+FAULTS_LIMIT_BYTES = 4_500
+FAULT_LIMITS_BYTES = (500, 1_000, 1_000)  # where, what, mend
+DETAILS_LIMIT_BYTES = 400
 LIST_LIMIT = 1_000  # entries an answer
 SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
 SOCKET_MODE = 0o660
@@ -461,7 +463,7 @@ async def _abort(
     context: Context, code: grpc.StatusCode, faults: tuple[Fault, ...], cause: Exception | None = None
 ) -> None:
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    details = f"{faults[0]}"[:DETAILS_LIMIT_CHARACTERS] + more
+    details = cut(str(faults[0]), DETAILS_LIMIT_BYTES) + more
     metadata = ((FAULTS_KEY, bounded(faults).SerializeToString()),)
     await context.abort(code, details, metadata)
     raise AssertionError("abort returned") from cause
@@ -471,9 +473,8 @@ def bounded(faults: tuple[Fault, ...]) -> pb.Faults:
     """As many faults as a client accepts, and the number of the rest."""
     message = pb.Faults()
     for index, fault in enumerate(faults):
-        message.faults.append(
-            pb.Fault(where=fault.where[:500], what=fault.what[:1_000], mend=fault.mend[:1_000])
-        )
+        where, what, mend = map(cut, (fault.where, fault.what, fault.mend), FAULT_LIMITS_BYTES)
+        message.faults.append(pb.Fault(where=where, what=what, mend=mend))
         if message.ByteSize() > FAULTS_LIMIT_BYTES and index:
             del message.faults[-1]
             left = len(faults) - index
@@ -482,6 +483,11 @@ def bounded(faults: tuple[Fault, ...]) -> pb.Faults:
             )
             break
     return message
+
+
+def cut(text: str, limit_bytes: int) -> str:
+    """The beginning that fits, in whole characters."""
+    return text.encode(errors="replace")[:limit_bytes].decode(errors="ignore")
 
 
 def _documents(request: pb.ApplyGroupsRequest) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The admin service over real gRPC: what it answers, and how each error reaches a client."""
 
+import base64
 import json
 import os
 import stat
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -14,7 +16,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from asg.admin.v1 import admin_pb2 as pb
 from asg.admin.v1 import admin_pb2_grpc
-from controller_asg.api.admin_service import SERVICE, AdminServer, build_admin_server
+from controller_asg.api.admin_service import (
+    DETAILS_LIMIT_BYTES,
+    SERVICE,
+    AdminServer,
+    bounded,
+    build_admin_server,
+    cut,
+)
 from controller_asg.api.message_json import to_json
 from controller_asg.api.status_codes import CODES, codes_of
 from controller_asg.model import errors
@@ -177,6 +186,22 @@ async def test_hundreds_of_faults_still_reach_the_client_with_the_number_of_the_
     *told, rest = faults(caught.value)
     assert len(told) > 10
     assert rest.what == f"{500 - len(told)} more faults"
+
+
+@pytest.mark.parametrize("text", ["🚀" * 1_500, "\x07" * 2_000, "x" * 5_000])
+def test_faults_of_any_text_are_smaller_than_what_a_client_takes(text):
+    faults = (Fault(text, text, text),) * 3
+    coded = len(base64.b64encode(bounded(faults).SerializeToString()))
+    assert coded + len(quote(cut(str(faults[0]), DETAILS_LIMIT_BYTES), safe="")) < 8_192 - 500
+
+
+async def test_faults_of_emoji_reach_the_client(stub, controller):
+    for _ in range(20):
+        controller.failing = SpecError((Fault("🚀" * 600, "🚀" * 1_000, "🚀" * 1_000),) * 3)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ApplyGroups(pb.ApplyGroupsRequest())
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert faults(caught.value)[0].where == "🚀" * 125
 
 
 async def test_a_document_without_anything_hides_no_fault_of_another(stub):
