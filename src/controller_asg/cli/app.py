@@ -4,7 +4,6 @@ What needs the settings or the model imports it itself: pydantic would double th
 """
 
 import json
-import math
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -68,13 +67,6 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
         raise typer.Exit
-
-
-def no_nan(value: float | None) -> float | None:
-    """An option's value; not-a-number is within any bounds as click compares them."""
-    if value is not None and math.isnan(value):
-        raise typer.BadParameter("nan is no number")
-    return value
 
 
 @app.callback()

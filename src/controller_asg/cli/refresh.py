@@ -9,7 +9,7 @@ import typer
 from asg.admin.v1 import admin_pb2 as pb
 from asg.admin.v1 import admin_pb2_grpc
 from controller_asg.api.message_json import to_json
-from controller_asg.cli.app import Address, AsJson, app, no_nan
+from controller_asg.cli.app import Address, AsJson, app
 from controller_asg.cli.calls import DEFAULT_ADDRESS, EXIT_FAILED, TIMEOUT_SECONDS, actor, controller, end
 from controller_asg.cli.tables import Table, moment
 from controller_asg.model.errors import Fault
@@ -27,9 +27,7 @@ Wait = Annotated[
 ]
 WaitTimeout = Annotated[
     float,
-    typer.Option(
-        "--timeout", metavar="SECONDS", min=0, callback=no_nan, help="With --wait: the longest wait."
-    ),
+    typer.Option("--timeout", metavar="SECONDS", min=0, help="With --wait: the longest wait."),
 ]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asg.admin.v1 import admin_pb2 as pb
-from controller_asg.cli.app import Address, app, no_nan
+from controller_asg.cli.app import Address, app
 from controller_asg.cli.calls import DEFAULT_ADDRESS, EXIT_BAD_INPUT, TIMEOUT_SECONDS, controller, end
 from controller_asg.model.errors import Fault, SpecError
 
@@ -87,13 +87,12 @@ def rehearse(
         typer.Option(
             min=0.01,
             max=10_000,
-            callback=no_nan,
             help="Instances that the load needs on average; only its shape counts. Left out: 10, and of a recorded"
             " load as many as it needed.",
         ),
     ] = None,
     delay: Annotated[
-        float, typer.Option(min=0, max=3600, callback=no_nan, help="Seconds from a launch to in service.")
+        float, typer.Option(min=0, max=3600, help="Seconds from a launch to in service.")
     ] = 120.0,
     world: Annotated[
         Path | None,

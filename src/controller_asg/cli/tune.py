@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controller_asg.cli.app import Address, app, no_nan
+from controller_asg.cli.app import Address, app
 from controller_asg.cli.calls import DEFAULT_ADDRESS, EXIT_BAD_INPUT, end
 from controller_asg.cli.rehearse import RECORDED, named_traces, policy_or_group, recorded
 from controller_asg.cli.tables import Table
@@ -47,7 +47,6 @@ def tune(
         typer.Option(
             min=0,
             max=100,
-            callback=no_nan,
             help="The most time under-provisioned, in percent. Left out: the present setting's.",
         ),
     ] = None,
@@ -56,13 +55,12 @@ def tune(
         typer.Option(
             min=0.01,
             max=10_000,
-            callback=no_nan,
             help="Instances that the load needs on average; only its shape counts. Left out: 10, and of a recorded"
             " load as many as it needed.",
         ),
     ] = None,
     delay: Annotated[
-        float, typer.Option(min=0, max=3600, callback=no_nan, help="Seconds from a launch to in service.")
+        float, typer.Option(min=0, max=3600, help="Seconds from a launch to in service.")
     ] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
     address: Address = DEFAULT_ADDRESS,
