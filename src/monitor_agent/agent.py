@@ -20,6 +20,7 @@ from monitor_agent.hooks import Hooks
 from monitor_agent.https import has_https, needs_https
 from monitor_agent.identity import Imds, read_boot_id
 from monitor_agent.latest import Latest
+from monitor_agent.lease_files import CLOCK_FILE_NAME, WallClock
 from monitor_agent.local_http import LocalHttp
 from monitor_agent.local_routes import LocalRoutes
 from monitor_agent.locate import Locator
@@ -73,12 +74,13 @@ class Agent:
             lambda: self.settings.drain_command,
             lambda: self.settings.resume_command,
             lambda: self.settings.state_dir,
-            lambda: self._busy_sources.look_again(),
+            self._look_again,
             wake,
             Memory(lambda: self.settings.state_dir / drain.FILE_NAME, self._boot_id),
         )
         self.busy = Busy(wake, lambda: self.settings.state_dir / busy.FILE_NAME, self._boot_id)
-        self._busy_sources = BusySources(self.settings, self.busy, proc)
+        self._clock = WallClock(Memory(lambda: self.settings.state_dir / CLOCK_FILE_NAME, self._boot_id))
+        self._busy_sources = BusySources(self.settings, self.busy, self._clock, proc)
         self.hooks = Hooks(lambda: self.settings.hooks_directory, lambda: self.settings.state_dir, wake)
         self._sampler = Sampler(
             ProcReader(proc),
@@ -136,7 +138,9 @@ class Agent:
     async def _follow_settings(self, tasks: asyncio.TaskGroup) -> None:
         """Reread the settings on request; the sources of metrics and leases begin anew with each."""
         while True:
-            self._busy_sources = BusySources(self.settings, self.busy, self._proc)
+            self._busy_sources = BusySources(
+                self.settings, self.busy, self._clock, self._proc, self._busy_sources
+            )
             sources = [
                 tasks.create_task(
                     ApplicationMetrics(self.settings, self.latest).run(), name="application:sources"
@@ -148,8 +152,16 @@ class Agent:
                 self.reload.clear()
                 self._reread()
             finally:
+                self._busy_sources.close()
                 for source in sources:
                     source.cancel()
+
+    async def _look_again(self) -> None:
+        """Ask what holds leases; once more when a reload put other sources in place meanwhile."""
+        asked: BusySources | None = None
+        while asked is not self._busy_sources:
+            asked = self._busy_sources
+            await asked.look_again()
 
     def _reread(self) -> None:
         """Take over a changed settings file; a broken one changes nothing and is shown in the status."""

@@ -76,8 +76,14 @@ class Busy:
             self._changed()
 
     def failed(self, source: str, fault: str) -> None:
-        """The source could not be asked: it holds what it held."""
-        self.set(source, self._sources.get(source, ()), fault)
+        """The source could not be asked: it holds what it held, and a lease of its own if it never said what."""
+        unknown = (Lease(source, "not known yet"),)
+        self.set(source, self._sources.get(source, unknown), fault)
+
+    def wait_no_longer(self) -> None:
+        """Sources that have not spoken yet are taken for busy, so that the others are heard."""
+        for source in tuple(self._awaited):
+            self.failed(source, "has not answered yet")
 
     def held(self) -> tuple[Lease, ...] | None:
         """The leases to send. None while a source has not spoken yet: silence is not idleness."""

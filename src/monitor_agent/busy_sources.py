@@ -1,52 +1,78 @@
 """Where leases come from beside the HTTP route: files of a directory, a command, and connections to certain ports.
 
-A source that can't be asked holds its last word and is told as a fault: a broken check must not look like idleness. A
-lease file that is there but can't be understood holds a lease without an end, for the same reason.
+A source that can't be asked holds its last word, or a lease of its own before it has said one, and is told as a fault:
+a broken check must not look like idleness.
 """
 
 import asyncio
-import errno
-import os
-import re
-import stat
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 
-from monitor_agent.busy import MAX_LEASE_SECONDS, Busy, Lease, one_line
+from monitor_agent.busy import Busy, Lease, one_line
 from monitor_agent.command import run_command
+from monitor_agent.lease_files import FILES, LeaseFiles, WallClock
 from monitor_agent.settings import Settings
 
 LOOK_SECONDS = 1.0  # at the directory: 10 files take 50 microseconds (measured)
 COUNT_SECONDS = 5.0  # of connections: 10,000 of them take 4 ms to read (measured)
-MAX_FILES = 256
-FILE_BYTES, OUTPUT_BYTES = 4096, 4096
+FIRST_ANSWER_SECONDS = 10.0  # no sample is sent before the leases are known, so not for ever
+OUTPUT_BYTES = 4096
 ESTABLISHED = b"01"  # TCP_ESTABLISHED in the kernel's include/net/tcp_states.h
 
-FILES, COMMAND, CONNECTIONS = "files", "command", "connections"
-_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+COMMAND, CONNECTIONS = "command", "connections"
+
+Said = tuple[Iterable[Lease], str]  # the leases, and what is wrong all the same
+
+
+class _NoAnswerError(Exception):
+    """The source could not be asked, and why."""
 
 
 class BusySources:
     """Asks the sources that the settings name, each at its own interval."""
 
-    def __init__(self, settings: Settings, busy: Busy, proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        busy: Busy,
+        clock: WallClock,
+        proc: Path = Path("/proc"),
+        before: "BusySources | None" = None,
+        first_answer_seconds: float = FIRST_ANSWER_SECONDS,
+    ) -> None:
+        """`before` are those that these follow at a reload."""
         self._settings, self._busy, self._proc = settings, busy, proc
-        self._files = LeaseFiles(settings.busy_directory)
+        self._first_answer_seconds = first_answer_seconds
+        self._files: LeaseFiles
+        if before is not None and before._files.directory == settings.busy_directory:
+            self._files = before._files  # with the ends of those that were read
+        else:
+            self._files = LeaseFiles(settings.busy_directory, clock)
         # By name: how often it is asked, in seconds, and how.
-        self._sources: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
+        self._sources: dict[str, tuple[float, Callable[[], Awaitable[Said]]]] = {
             FILES: (LOOK_SECONDS, self._look)
         }
         if settings.busy_command:
             self._sources[COMMAND] = settings.busy_command_interval_seconds, self._ask
         if settings.busy_connection_ports:
             self._sources[CONNECTIONS] = COUNT_SECONDS, self._count
+        # One at a time asks a source, or an older answer could take the place of a newer one.
+        self._turns = {source: asyncio.Lock() for source in self._sources}
+        self._is_over = False
 
     async def run(self) -> None:
         self._busy.expect(self._sources)
-        async with asyncio.TaskGroup() as tasks:
-            for source in self._sources:
-                tasks.create_task(self._repeat(source), name=f"busy:{source}")
+        late = asyncio.get_running_loop().call_later(self._first_answer_seconds, self._busy.wait_no_longer)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for source in self._sources:
+                    tasks.create_task(self._repeat(source), name=f"busy:{source}")
+        finally:
+            late.cancel()
+
+    def close(self) -> None:
+        """Others follow: what these still hear is not told any more."""
+        self._is_over = True
 
     async def look_again(self) -> None:
         """Ask each of them once, out of turn."""
@@ -62,15 +88,25 @@ class BusySources:
 
     async def _once(self, source: str) -> None:
         _, ask = self._sources[source]
-        try:
-            await ask()
-        except OSError as error:
-            self._busy.failed(source, f"{error.filename or source}: {error.strerror}")
+        async with self._turns[source]:
+            try:
+                leases, fault = await ask()
+            except OSError as error:
+                self._failed(source, f"{error.filename or source}: {error.strerror}")
+            except _NoAnswerError as error:
+                self._failed(source, str(error))
+            else:
+                if not self._is_over:
+                    self._busy.set(source, leases, fault)
 
-    async def _look(self) -> None:
-        self._busy.set(FILES, *self._files.read())
+    def _failed(self, source: str, fault: str) -> None:
+        if not self._is_over:
+            self._busy.failed(source, fault)
 
-    async def _ask(self) -> None:
+    async def _look(self) -> Said:
+        return self._files.read()
+
+    async def _ask(self) -> Said:
         settings = self._settings
         limit = settings.busy_command_timeout_seconds
         outcome = await run_command(
@@ -83,88 +119,22 @@ class BusySources:
         match outcome.exit_code:
             case 0:
                 said = one_line(outcome.output.decode("utf-8", "replace").partition("\n")[0])
-                self._busy.set(COMMAND, [Lease(COMMAND, said or "the busy command says so")])
+                return [Lease(COMMAND, said or "the busy command says so")], ""
             case 1:
-                self._busy.set(COMMAND, ())
+                return (), ""
             case None:
-                self._busy.failed(COMMAND, f"{settings.busy_command[0]}: killed after {limit:g} s")
+                raise _NoAnswerError(f"{settings.busy_command[0]}: killed after {limit:g} s")
             case code:
-                self._busy.failed(
-                    COMMAND, f"{settings.busy_command[0]}: exit code {code} is neither 0, busy, nor 1, idle"
+                raise _NoAnswerError(
+                    f"{settings.busy_command[0]}: exit code {code} is neither 0, busy, nor 1, idle"
                 )
 
-    async def _count(self) -> None:
+    async def _count(self) -> Said:
         ports, above = self._settings.busy_connection_ports, self._settings.busy_connections_above
         reason = f"more than {above} connections to port {', '.join(map(str, ports))}"
         is_busy = established(self._proc, ports) > above
         # Without the count, which changes all the time: each change is a message to the controller.
-        self._busy.set(CONNECTIONS, [Lease(CONNECTIONS, reason)] if is_busy else ())
-
-
-class LeaseFiles:
-    """The leases of a directory. A file is read again only when it was written anew, so its lease's end stays."""
-
-    def __init__(
-        self,
-        directory: Path,
-        wall: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._directory, self._wall, self._monotonic = directory, wall, monotonic
-        self._read: dict[str, tuple[tuple[int, ...], Lease, str]] = {}  # by name: (version, lease, fault)
-
-    def read(self) -> tuple[list[Lease], str]:
-        """The leases, and the first thing that is wrong. A missing directory holds none. Raises OSError.
-
-        Names that begin with a dot are passed over, so that a writer may prepare a file and rename it.
-        """
-        try:
-            with os.scandir(self._directory) as entries:
-                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-        except FileNotFoundError:
-            names = []
-        faults = []
-        if len(names) > MAX_FILES:
-            faults.append(f"{self._directory}: {len(names)} files; only {MAX_FILES} are read")
-        found = {}
-        for name in names[:MAX_FILES]:
-            if not _OWNER.fullmatch(name):
-                faults.append(f"{self._directory}/{name}: name it by 1 to 64 letters, digits and . _ @ -")
-                continue
-            try:
-                found[name] = self._lease(name)
-            except FileNotFoundError:
-                continue  # gone between the two looks
-            if found[name][2]:
-                faults.append(f"{self._directory}/{name}: {found[name][2]}")
-        self._read = found
-        return [lease for _, lease, _ in found.values()], faults[0] if faults else ""
-
-    def _lease(self, name: str) -> tuple[tuple[int, ...], Lease, str]:
-        path = self._directory / name
-        status = os.lstat(path)
-        version = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
-        known = self._read.get(name)
-        if known is not None and known[0] == version:
-            return known
-        try:
-            text = _text(path)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            return (
-                version,
-                Lease(name, "its file can't be read"),
-                f"{error.strerror}; make it readable to all",
-            )
-        reason, _, second = text.partition("\n")
-        seconds, fault = _seconds(second.partition("\n")[0])
-        ends_at = None
-        if seconds is not None:
-            # A file from the future (a clock that was set back) holds no longer than one written now.
-            left = min(status.st_mtime + seconds - self._wall(), seconds)
-            ends_at = self._monotonic() + left
-        return version, Lease(name, one_line(reason) or "its file is there", ends_at), fault
+        return [Lease(CONNECTIONS, reason)] if is_busy else (), ""
 
 
 def established(proc: Path, ports: Collection[int]) -> int:
@@ -188,24 +158,3 @@ def _is_established(line: bytes, ports: Iterable[bytes]) -> bool:
     """`   0: 0100007F:0050 0200007F:C350 01 …`: number, local address, remote address, state (proc_net_tcp.rst)."""
     words = line.split(None, 4)
     return len(words) > 3 and words[3] == ESTABLISHED and words[1][-4:] in ports
-
-
-def _text(path: Path) -> str:
-    # Neither a FIFO that nobody writes nor a link may hold the agent.
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return os.read(file, FILE_BYTES).decode("utf-8", "replace")
-    finally:
-        os.close(file)
-
-
-def _seconds(line: str) -> tuple[float | None, str]:
-    """`seconds: 600`: how long the lease is held after the file was written; and what is wrong with the line."""
-    if not line.strip():
-        return None, ""
-    match = re.fullmatch(r"\s*seconds:\s*(\d{1,7}(?:\.\d{1,3})?)\s*", line, re.ASCII)
-    if match is None or not 0 < float(match[1]) <= MAX_LEASE_SECONDS:
-        return None, f"its second line is not `seconds: N`, N above 0, at most {MAX_LEASE_SECONDS:g}"
-    return float(match[1]), ""

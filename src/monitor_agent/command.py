@@ -60,10 +60,10 @@ async def run_command(
             env=None if environment is None else os.environ | environment,
             start_new_session=True,
         )
-    except (OSError, RuntimeError) as error:
+    except BaseException as error:
         # asyncio starts the program first, and then what waits for its end: a thread, or a descriptor.
         tail.is_unwatched = True
-        if isinstance(error, OSError):
+        if not isinstance(error, RuntimeError):
             raise
         raise OSError(errno.EAGAIN, f"its end can't be waited for: {error}") from error
     try:

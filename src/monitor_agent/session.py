@@ -103,18 +103,19 @@ class _Pace:
         self._sequence, self._sent_at = 0, 0.0
         self._sent: Reading | None = None
 
-    def next(self) -> register_pb2.SessionRequest | None:
-        """The message that is due now, or None."""
+    def next(self, may_sample: bool) -> register_pb2.SessionRequest | None:
+        """The message that is due now, or None. No sample, but heartbeats, until `may_sample`."""
         reading, passed = self._latest.reading(), self._latest.ticks - self._ticks
         is_urgent = self._latest.urgent != self._urgent
-        if reading is None or not (passed or is_urgent):
+        is_first = may_sample and self._sent is None
+        if reading is None or not (passed or is_urgent or is_first):
             return None
         self._ticks, self._urgent = self._latest.ticks, self._latest.urgent
         # Readings that passed while a write was stuck were dropped, and the gap shows it.
         self._sequence += max(1, passed)
         now = self._monotonic()
         is_stale = now - self._sent_at >= SAMPLE_AT_LEAST_SECONDS
-        if self._sent is None or is_urgent or is_stale or moved(self._sent, reading):
+        if is_first or (self._sent and (is_urgent or is_stale or moved(self._sent, reading))):
             self._sent, self._sent_at = reading, now
             return register_pb2.SessionRequest(sample=to_sample(reading, self._sequence))
         return register_pb2.SessionRequest(heartbeat=register_pb2.Heartbeat(sequence=self._sequence))
@@ -129,6 +130,10 @@ class NewLeases:
         self._busy, self._wake, self._spacing_seconds = busy, wake, spacing_seconds
         self._sent: tuple[Lease, ...] | None = None
         self._sent_at: float | None = None
+
+    @property
+    def told(self) -> bool:
+        return self._sent is not None
 
     def next(self, at_once: bool = False) -> tuple[Lease, ...] | None:
         """The leases to send now, or None."""
@@ -341,7 +346,8 @@ class ControllerSession:
                 while (told := self._hooks.unsent()) is not None:
                     await self._put(call, register_pb2.SessionRequest(hook_progress=told))
                     self._hooks.sent(told)
-                if (request := pace.next()) is not None:
+                # The controller takes an instance that sends samples and tells no leases for an idle one.
+                if (request := pace.next(may_sample=leases.told)) is not None:
                     await self._put(call, request)
                     if request.HasField("sample"):
                         self.counters.samples += 1

@@ -436,7 +436,8 @@ SETTINGS: Mapping[str, Setting] = {
     "busy_command": Setting(
         _command,
         "A program and its arguments: exit 0 says that the instance is busy, and its first line why; exit 1 that it is "
-        "idle. When it ends otherwise or takes too long, its last word holds.",
+        "idle. When it ends otherwise or takes too long, its last word holds; before it has said one, the instance is "
+        "busy.",
     ),
     "busy_command_interval_seconds": Setting(_seconds(0.5, 3600), "Pause between two runs' starts."),
     "busy_command_timeout_seconds": Setting(_seconds(0.1, 3600), "After this long the command is killed."),
@@ -450,8 +451,8 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "state_dir": Setting(
         _path,
-        "The working directory of the commands, and where leases of POST /busy outlive a restart of the agent; "
-        "systemd's StateDirectory.",
+        "The working directory of the commands, and where leases of POST /busy and an order to drain outlive a restart "
+        "of the agent; systemd's StateDirectory.",
     ),
 }
 

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,12 @@ from agent_world import Ask, FakeController, FakeProc, RunAgent, Session, until
 
 from asg.register.v1 import register_pb2
 from monitor_agent.busy import MAX_LEASES, Busy, Lease
-from monitor_agent.busy_sources import LeaseFiles, established
+from monitor_agent.busy_sources import COMMAND, BusySources, established
 from monitor_agent.faults import FaultsError
+from monitor_agent.lease_files import FILES, MAX_FILES, LeaseFiles, WallClock
+from monitor_agent.memory import Memory
 from monitor_agent.session import NewLeases, SessionState
+from monitor_agent.settings import Settings
 
 HOUR = 3600.0
 TCP = """\
@@ -41,6 +46,12 @@ class Clocks:
 
     def wall(self) -> float:
         return 1.7e9 + self.passed + self.stepped
+
+
+def make_files(tmp_path: Path, clocks: Clocks, boot_id: str = "boot-1") -> LeaseFiles:
+    """As an agent that starts makes them."""
+    clock = WallClock(Memory(lambda: tmp_path / "clock.json", boot_id), clocks.wall, clocks.monotonic)
+    return LeaseFiles(tmp_path / "busy.d", clock)
 
 
 def make_busy(path: Path, clocks: Clocks, boot_id: str = "boot-1") -> Busy:
@@ -162,7 +173,7 @@ def test_a_wrong_request_changes_nothing_and_hears_where(tmp_path: Path, body: b
 
 def test_files_are_leases_and_their_seconds_count_from_when_they_were_written(tmp_path: Path) -> None:
     clocks, directory = Clocks(), tmp_path / "busy.d"
-    files = LeaseFiles(directory, clocks.wall, clocks.monotonic)
+    files = make_files(tmp_path, clocks)
     assert files.read() == ([], "")
     write(directory, "job-7", "encoding  a film\nseconds: 60\n", clocks.wall() - 20)
     write(directory, "shell", "", clocks.wall())
@@ -179,7 +190,7 @@ def test_files_are_leases_and_their_seconds_count_from_when_they_were_written(tm
 
 def test_a_file_that_is_not_understood_holds_until_it_is_gone(tmp_path: Path) -> None:
     clocks, directory = Clocks(), tmp_path / "busy.d"
-    files = LeaseFiles(directory, clocks.wall, clocks.monotonic)
+    files = make_files(tmp_path, clocks)
     write(directory, "job", "encoding\nseconds: soon\n", clocks.wall())
     leases, fault = files.read()
     assert leases == [Lease("job", "encoding")]
@@ -189,8 +200,42 @@ def test_a_file_that_is_not_understood_holds_until_it_is_gone(tmp_path: Path) ->
     leases, fault = files.read()
     assert leases == [Lease("pipe", "its file can't be read")]
     assert "not a regular file" in fault
-    (directory / "pipe").rename(directory / "a name")
-    assert files.read()[0] == []
+    (directory / "pipe").rename(directory / "job:42")
+    write(directory, "x" * 65, "seconds: 60", clocks.wall())
+    leases, fault = files.read()
+    assert leases == [Lease(FILES, "a file that is not well named")], "one for all of them"
+    assert "job:42: name it by" in fault
+
+
+def test_after_a_step_of_the_clock_a_file_that_is_read_first_holds_as_long_as_one_written_now(
+    tmp_path: Path,
+) -> None:
+    clocks, directory = Clocks(), tmp_path / "busy.d"
+    make_files(tmp_path, clocks)
+    write(directory, "job", "encoding\nseconds: 3600\n", clocks.wall())
+    clocks.stepped, clocks.passed = 2 * HOUR, 60
+    assert make_files(tmp_path, clocks).read() == ([Lease("job", "encoding", 1060.0 + HOUR)], "")
+    assert make_files(tmp_path, clocks, "boot-2").read() == ([], ""), (
+        "the next boot begins with the clock as it is"
+    )
+
+
+def test_files_whose_lease_has_ended_hide_no_other_and_those_beyond_the_limit_hold_one_without_an_end(
+    tmp_path: Path,
+) -> None:
+    clocks, directory = Clocks(), tmp_path / "busy.d"
+    files = make_files(tmp_path, clocks)
+    for number in range(MAX_FILES + 10):
+        write(directory, f"done-{number}", "\nseconds: 60\n", clocks.wall() - HOUR)
+    write(directory, "job", "encoding", clocks.wall())
+    assert files.read() == ([Lease("job", "encoding")], "")
+    for number in range(MAX_FILES):
+        write(directory, f"e-{number}", "\nseconds: 60\n", clocks.wall())
+    leases, fault = files.read()
+    assert (len(leases), leases[-1]) == (MAX_FILES + 1, Lease(FILES, "more files than are read"))
+    assert f"only {MAX_FILES} leases" in fault
+    clocks.passed = 60
+    assert files.read() == ([Lease("job", "encoding")], "")
 
 
 def test_only_established_connections_to_the_named_local_ports_count(proc: FakeProc) -> None:
@@ -253,6 +298,101 @@ async def test_a_directory_that_can_not_be_read_ends_no_lease(
         (tmp_path / "busy.d").touch()
         await until(lambda: "Not a directory" in agent.busy.faults().get("files", ""))
         assert owners(agent.busy) == ["job"]
+
+
+async def test_no_sample_is_sent_before_the_leases_are_known(
+    controller: FakeController, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    script = f"while ! [ -e {tmp_path}/go ]; do sleep 0.02; done; exit 1"
+    async with run_agent(controller.port, busy_command=("/bin/sh", "-c", script)):
+        session = await controller.next_session()
+        kinds: list[str | None] = []
+        while kinds.count("heartbeat") < 3:
+            kinds.append((await session.messages.get()).WhichOneof("message"))
+        (tmp_path / "go").touch()
+        while "sample" not in kinds:
+            kinds.append((await session.messages.get()).WhichOneof("message"))
+        assert kinds[-2:] == ["leases", "sample"]
+
+
+async def test_a_command_that_fails_from_the_start_is_not_idleness(
+    controller: FakeController, run_agent: RunAgent
+) -> None:
+    async with run_agent(controller.port, busy_command=("/bin/sh", "-c", "exit 2")) as agent:
+        session = await controller.next_session()
+        (lease,) = (await session.next("leases")).leases
+        assert (lease.owner, lease.reason, lease.HasField("seconds")) == ("command", "not known yet", False)
+        assert "exit code 2" in agent.busy.faults()["command"]
+
+
+@asynccontextmanager
+async def asked(tmp_path: Path, command: str, **options: float) -> AsyncIterator[tuple[Busy, BusySources]]:
+    """The sources of an agent whose busy command is this script, asked once an hour."""
+    settings = Settings(
+        busy_command=("/bin/sh", "-c", command),
+        busy_command_interval_seconds=HOUR,
+        busy_command_timeout_seconds=60.0,
+        busy_directory=tmp_path / "busy.d",
+        state_dir=tmp_path,
+    )
+    busy = Busy(lambda: None, lambda: tmp_path / "busy.json", "")
+    sources = BusySources(settings, busy, WallClock(Memory(lambda: tmp_path / "clock.json", "")), **options)
+    running = asyncio.ensure_future(sources.run())
+    try:
+        yield busy, sources
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_command_that_hangs_keeps_the_other_leases_back_for_a_while_only(tmp_path: Path) -> None:
+    async with asked(tmp_path, "sleep 1000", first_answer_seconds=0.01) as (busy, _):
+        await until(lambda: bool(busy.held()))
+        assert owners(busy) == ["command"]
+        assert busy.faults() == {"command": "has not answered yet"}
+
+
+async def test_an_older_answer_takes_not_the_place_of_a_newer_one(tmp_path: Path) -> None:
+    # The first run is the slow one, and says idle; what is asked meanwhile says busy.
+    script = (
+        f"if ! [ -e {tmp_path}/first ]; then touch {tmp_path}/first; "
+        f"while ! [ -e {tmp_path}/go ]; do sleep 0.02; done; exit 1; fi; echo 3 jobs"
+    )
+    async with asked(tmp_path, script) as (busy, sources):
+        await until((tmp_path / "first").exists)
+        again = asyncio.ensure_future(sources.look_again())
+        done, _ = await asyncio.wait((again,), timeout=0.2)
+        assert not done
+        (tmp_path / "go").touch()
+        await again
+        assert owners(busy) == ["command"]
+
+
+async def test_what_a_reload_took_away_holds_no_lease_that_nobody_ends(tmp_path: Path) -> None:
+    script = f"touch {tmp_path}/asked; while ! [ -e {tmp_path}/go ]; do sleep 0.02; done; echo working"
+    async with asked(tmp_path, script) as (busy, sources):
+        await until((tmp_path / "asked").exists)
+        sources.close()
+        busy.expect([FILES])
+        (tmp_path / "go").touch()
+        await sources.look_again()
+        assert owners(busy) == []
+        assert COMMAND not in busy.faults()
+
+
+async def test_a_reload_keeps_the_ends_of_the_files_that_were_read(tmp_path: Path) -> None:
+    clocks = Clocks()
+    clock = WallClock(Memory(lambda: tmp_path / "clock.json", ""), clocks.wall, clocks.monotonic)
+    settings = Settings(busy_directory=tmp_path / "busy.d")
+    busy = make_busy(tmp_path / "busy.json", clocks)
+    busy.expect([FILES])
+    write(tmp_path / "busy.d", "job", "\nseconds: 3600\n", clocks.wall())
+    sources = BusySources(settings, busy, clock)
+    await sources.look_again()
+    before = busy.held()
+    clocks.stepped, clocks.passed = 2 * HOUR, 60
+    await BusySources(settings, busy, clock, before=sources).look_again()
+    assert (busy.held(), len(before or ())) == (before, 1)
 
 
 async def test_an_idle_instance_says_so(controller: FakeController, run_agent: RunAgent) -> None:

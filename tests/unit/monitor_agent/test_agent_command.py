@@ -1,8 +1,11 @@
 """How a command is started, watched and given up: what the machine refuses must cost neither the agent nor a slot."""
 
 import asyncio
+import gc
+import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,16 @@ class Watcher(asyncio.AbstractChildWatcher):
 
     def __init__(self, refusal: str = "") -> None:
         self._refusal = refusal
+        self._watched: list[tuple[int, Any, tuple[Any, ...]]] = []
 
     def add_child_handler(self, pid: int, callback: Any, *args: Any) -> None:
         if self._refusal:
             raise RuntimeError(self._refusal)
+        self._watched.append((pid, callback, args))
+
+    def let_die(self) -> None:
+        for pid, callback, args in self._watched:
+            callback(pid, -signal.SIGKILL, *args)
 
     def remove_child_handler(self, pid: int) -> bool:
         return False
@@ -94,14 +103,20 @@ async def test_a_program_whose_end_nobody_can_wait_for_is_an_error_in_words_and_
         return not any(str(tmp_path).encode() in line for line in running)
 
     await until(is_dead)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # nobody waits for it, so Python has to
+        gc.collect()
 
 
 @only_311
 @pytest.mark.usefixtures("default_watcher")
 async def test_what_was_killed_and_does_not_die_is_given_up() -> None:
-    asyncio.set_child_watcher(Watcher())
+    watcher = Watcher()
+    asyncio.set_child_watcher(watcher)
     outcome = await run("echo waiting; exec sleep 1000", 0.5, killed_seconds=0.01)
     assert outcome == Outcome(None, b"waiting\n\nkilled, but it does not die\n")
+    watcher.let_die()
+    await asyncio.sleep(0)
 
 
 @only_311

@@ -175,7 +175,9 @@ class SessionRequest(_message.Message):
     def drain_progress(self) -> Global___DrainProgress: ...
     @_builtins.property
     def leases(self) -> Global___Leases:
-        """All leases the instance holds: after hello, and whenever they change."""
+        """All leases the instance holds: after hello, as soon as they are known, and whenever they change. No sample comes
+        before them.
+        """
 
     @_builtins.property
     def hook_progress(self) -> Global___HookProgress: ...
