@@ -734,10 +734,9 @@ class Engine:
             if instance.state not in LEAVING_STATES
             and suspension.protection_differs(self._memory.record(instance.group), instance, order)
         ]
-        if not validate_only:
-            for group in sorted({i.group for i in changing}):
-                ids = tuple(i.instance_id for i in changing if i.group == group)
-                await self._order(group, Protect(ids, protected, actor, reason, until_at))
+        for group in sorted({i.group for i in changing}):
+            ids = tuple(i.instance_id for i in changing if i.group == group)
+            await self._order(group, Protect(ids, protected, actor, reason, until_at), validate_only)
         return tuple(i.instance_id for i in changing)
 
     async def move_instances(
@@ -757,9 +756,10 @@ class Engine:
 
     async def _move(self, group: str, order: Move, validate_only: bool) -> tuple[str, tuple[str, ...], int]:
         ids, change = self._moving(group, order)
+        if ids:
+            await self._order(group, order, validate_only)
         if not ids or validate_only:
             return group, ids, self._memory.record(group).desired_capacity + change
-        await self._order(group, order)
         left, _ = self._moving(group, order)
         if left:
             raise ConflictError("the group's pass left them as they are", ", ".join(left), "ask again")
@@ -839,18 +839,16 @@ class Engine:
         record = self._memory.record(group)
         whole = parse_preferences(preferences, record.group)
         refreshing.check_start(record)
-        if validate_only:
-            return ""
         refresh_id = self._new_id()
-        await self._order(group, RefreshOrder("start", actor, refresh_id, whole))
-        return refresh_id
+        await self._order(group, RefreshOrder("start", actor, refresh_id, whole), validate_only)
+        return "" if validate_only else refresh_id
 
     async def change_instance_refresh(
         self, group: str, action: RefreshAction, actor: str, validate_only: bool
     ) -> bool:
         changed = refreshing.changes(self._memory.record(group), action)
-        if changed and not validate_only:
-            await self._order(group, RefreshOrder(action, actor))
+        if changed:
+            await self._order(group, RefreshOrder(action, actor), validate_only)
         return changed
 
     async def _order(self, group: str, order: Order, validate_only: bool = False) -> None:

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from controller_asg.model.decision import Vote
 from controller_asg.model.scaling_policy import Predictive
 from controller_asg.policy.forecast import Forecast
-
-LARGEST = 10_000  # no group is larger
+from controller_asg.policy.serving import LARGEST
 
 
 def vote(policy: Predictive, forecast: Forecast | None, now: float) -> Vote:
@@ -34,7 +33,7 @@ def vote(policy: Predictive, forecast: Forecast | None, now: float) -> Vote:
 
 def needed(policy: Predictive, demand: float) -> int:
     """Instances that are `target` per cent busy with it."""
-    return min(math.ceil(demand * 100 / policy.target - 1e-9), LARGEST)
+    return math.ceil(min(demand * 100 / policy.target, LARGEST) - 1e-9)
 
 
 def max_size(policy: Predictive, forecast: Forecast | None, now: float) -> int:

@@ -14,7 +14,7 @@ from controller_asg.model.scaling_policy import (
 )
 from controller_asg.policy import target_tracking
 from controller_asg.policy.readings import statistic
-from controller_asg.policy.serving import Fleet
+from controller_asg.policy.serving import LARGEST, Fleet
 
 
 def smallest(policy: Policy, fleet: Fleet) -> int:
@@ -30,7 +30,8 @@ def smallest(policy: Policy, fleet: Fleet) -> int:
             bound = policy.target * (1 + policy.scale_out_tolerance_ratio)
             if share is None or share <= 0:
                 return 0
-            return _sized(fleet, math.ceil(len(fleet.serving) * share / bound - 1e-9), len(fleet.serving))
+            staying = math.ceil(min(len(fleet.serving) * share / bound, LARGEST) - 1e-9)
+            return _sized(fleet, staying, len(fleet.serving))
         case StepScaling() | SimpleScaling():
             return _of_steps(policy, fleet)
     return 0

@@ -6,6 +6,8 @@ from controller_asg.model.immutable import immutable
 from controller_asg.model.instance import AgentView
 from controller_asg.policy.readings import Readings, readings
 
+# No group is larger, and a wish for more may be more than an integer of the store or the wire holds.
+LARGEST = 10_000
 LEAD_SECONDS = 120.0  # where no launch has told yet: a common AMI's boot, and its application's start
 
 

@@ -6,10 +6,7 @@ from controller_asg.model.decision import Vote
 from controller_asg.model.expression import parse
 from controller_asg.model.scaling_policy import TargetTracking
 from controller_asg.policy.readings import statistic
-from controller_asg.policy.serving import Fleet
-
-# No group is larger, and a wish for more may be more than an integer of the store or the wire holds.
-LARGEST = 10_000
+from controller_asg.policy.serving import LARGEST, Fleet
 
 
 def vote(policy: TargetTracking, fleet: Fleet) -> Vote:

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from controller_asg.model.scaling_policy import Predictive
 from controller_asg.planner.plan import Plan
 from controller_asg.planner.plan_pass import plan
+from controller_asg.policy.predictive import needed
+from controller_asg.policy.serving import LARGEST
 from tests.making import record, serving, snapshot
 
 STEP_OUT = {
@@ -63,3 +66,11 @@ def test_a_scale_in_goes_no_further_than_the_others_bear(
 
 def test_switched_off_it_holds_nothing() -> None:
     assert pass_of([38.0] * 2, STEP_OUT, STEP_IN, behavior={"projection": False}).record.desired_capacity == 1
+
+
+def test_a_target_next_to_nothing_fails_no_pass() -> None:
+    assert pass_of([38.0] * 2, TRACK_OUT | {"target": 1e-308}, STEP_IN).record.desired_capacity > 2
+
+
+def test_a_predictive_target_next_to_nothing_asks_for_no_more_than_a_group_can_have() -> None:
+    assert needed(Predictive(target=1e-308), 10.0) == LARGEST
