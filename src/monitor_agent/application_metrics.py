@@ -4,6 +4,7 @@ A source that fails is absent until it answers again: an old value must not pass
 """
 
 import asyncio
+import contextlib
 import math
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -16,6 +17,7 @@ from monitor_agent.reading import MAX_METRICS
 from monitor_agent.settings import Settings
 
 MAX_NAME_CHARACTERS = 200
+NAME_MEND = f"name a metric and its labels by at most {MAX_NAME_CHARACTERS} printable ASCII characters"
 COMMAND_BYTES, PAGE_BYTES = 65536, 1_048_576
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
@@ -23,6 +25,9 @@ _SAMPLE = re.compile(rf'({_NAME})(?:\{{((?:[^"}}]|"(?:[^"\\]|\\.)*")*)\}})?[ \t]
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 _SUFFIXES = ("_total", "_created", "_bucket", "_sum", "_count", "_info", "_gsum", "_gcount")
 _TAKEN_KINDS = ("gauge", "counter", "untyped", "unknown")
+
+# The metrics, and the last name of those that can't be sent.
+Parsed = tuple[dict[str, float], str]
 
 log = EventLog(__name__)
 
@@ -57,23 +62,26 @@ class ApplicationMetrics:
                 self._latest.set_application(source, {})
 
     async def _repeat(
-        self, source: str, interval_seconds: float, ask: Callable[[], Awaitable[Mapping[str, float]]]
+        self, source: str, interval_seconds: float, ask: Callable[[], Awaitable[Parsed]]
     ) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
             try:
-                metrics = await ask()
+                metrics, left_out = await ask()
             except _SourceError as error:
                 metrics = {}
                 self._tell(source, "application_metrics_failed", str(error))
             else:
-                self._tell(source, "application_metrics_read", "" if metrics else "no metric in the answer")
+                reason = "" if metrics else "no metric in the answer"
+                if left_out:
+                    reason = f"{ascii(left_out)[:MAX_NAME_CHARACTERS]} is left out; {NAME_MEND}"
+                self._tell(source, "application_metrics_read", reason)
             self._latest.set_application(source, metrics)
             due = max(due + interval_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
 
-    async def _by_command(self) -> Mapping[str, float]:
+    async def _by_command(self) -> Parsed:
         settings = self._settings
         limit = settings.application_command_timeout_seconds
         try:
@@ -92,7 +100,7 @@ class ApplicationMetrics:
             raise _SourceError(f"exit code {outcome.exit_code}")
         return parse_lines(outcome.output.decode("utf-8", "replace"))
 
-    async def _by_page(self) -> Mapping[str, float]:
+    async def _by_page(self) -> Parsed:
         settings = self._settings
         assert settings.application_openmetrics_url is not None
         try:
@@ -121,23 +129,25 @@ class ApplicationMetrics:
             log.info("application_metrics_recovered", source=source)
 
 
-def parse_lines(text: str) -> dict[str, float]:
-    """Metrics of lines `name value`; other lines, and values that are not finite, are left out."""
+def parse_lines(text: str) -> Parsed:
+    """Metrics of lines `name value`; other lines, and values that are not finite, are passed over."""
     metrics: dict[str, float] = {}
+    left_out = ""
     for line in text.splitlines():
         name, _, value = line.strip().rpartition(" ")
         name = name.strip()
         if len(metrics) < MAX_METRICS and (match := _SAMPLE.fullmatch(f"{name} 0")):
-            _take(metrics, _full_name(match[1], match[2]), value)
-    return metrics
+            left_out = _take(metrics, _full_name(match[1], match[2]), value) or left_out
+    return metrics, left_out
 
 
-def parse_openmetrics(text: str, names: Collection[str] = ()) -> dict[str, float]:
+def parse_openmetrics(text: str, names: Collection[str] = ()) -> Parsed:
     """The gauges, counters and untyped samples of a page, named `name{label="value"}` with the labels sorted.
 
     At most 64, in the page's order; `names` restricts them to samples of these names.
     """
     metrics: dict[str, float] = {}
+    left_out = ""
     kinds: dict[str, str] = {}
     for line in text.splitlines():
         if line.startswith("#"):
@@ -150,8 +160,8 @@ def parse_openmetrics(text: str, names: Collection[str] = ()) -> dict[str, float
             continue
         if len(metrics) == MAX_METRICS:
             break
-        _take(metrics, _full_name(match[1], match[2]), match[3])
-    return metrics
+        left_out = _take(metrics, _full_name(match[1], match[2]), match[3]) or left_out
+    return metrics, left_out
 
 
 def _is_taken(name: str, kinds: Mapping[str, str]) -> bool:
@@ -170,10 +180,12 @@ def _full_name(name: str, labels: str | None) -> str:
     return name + ("{" + ",".join(f'{label}="{value}"' for label, value in pairs) + "}" if pairs else "")
 
 
-def _take(metrics: dict[str, float], name: str, text: str) -> None:
-    try:
+def _take(metrics: dict[str, float], name: str, text: str) -> str:
+    """Returns the name when the controller would refuse it."""
+    if not (len(name) <= MAX_NAME_CHARACTERS and name.isascii() and name.isprintable()):
+        return name
+    with contextlib.suppress(ValueError):
         value = float(text)
-    except ValueError:
-        return
-    if math.isfinite(value) and len(name) <= MAX_NAME_CHARACTERS:
-        metrics[name] = value
+        if math.isfinite(value):
+            metrics[name] = value
+    return ""

@@ -335,7 +335,10 @@ def check_identity(identity: register_pb2.AgentIdentity) -> None:
 
 
 def sample_values(sample: monitor_pb2.Sample) -> dict[str, float]:
-    """The readings by metric name; application metrics as `app.<name>`. Raises Refused at the first wrong one."""
+    """The readings by metric name; application metrics as `app.<name>`. Raises Refused at the first wrong one.
+
+    An application's metric that can't be taken is left out: an instance is not given up for a label of its program.
+    """
     values: dict[str, float] = {}
     for name in PERCENTS:
         if sample.HasField(name):  # type: ignore[arg-type]
@@ -353,21 +356,17 @@ def sample_values(sample: monitor_pb2.Sample) -> dict[str, float]:
     if len(application) > MAX_APPLICATION_METRICS:
         raise invalid(f"{len(application)} application metrics, more than {MAX_APPLICATION_METRICS}")
     for name, value in application.items():
-        if not math.isfinite(value):
-            raise invalid(
-                f"application metric {name[:NAME_LIMIT_CHARACTERS]!r} is {value}, not a finite number"
-            )
-        values[application_metric(name)] = value
+        metric = application_metric(name)
+        if metric is not None and math.isfinite(value):
+            values[metric] = value
     return values
 
 
 @lru_cache(maxsize=4096)
-def application_metric(name: str) -> str:
-    if not (0 < len(name) <= NAME_LIMIT_CHARACTERS and name.isascii() and name.isprintable()):
-        raise invalid(
-            f"application metric name {name[:NAME_LIMIT_CHARACTERS]!r} is not 1 to 200 printable characters"
-        )
-    return f"app.{name}"
+def application_metric(name: str) -> str | None:
+    """None for a name that is not 1 to 200 printable ASCII characters."""
+    is_right = 0 < len(name) <= NAME_LIMIT_CHARACTERS and name.isascii() and name.isprintable()
+    return f"app.{name}" if is_right else None
 
 
 def agents_server_options() -> list[tuple[str, int]]:

@@ -37,7 +37,7 @@ too_big +Inf
 
 
 def test_gauges_counters_and_untyped_samples_are_taken_from_a_page() -> None:
-    assert parse_openmetrics(PAGE) == {
+    assert parse_openmetrics(PAGE)[0] == {
         'queue_depth{queue="mail",zone="b"}': 12,
         'queue_depth{queue="web"}': 3,
         "jobs_total": 1027,
@@ -47,13 +47,35 @@ def test_gauges_counters_and_untyped_samples_are_taken_from_a_page() -> None:
 
 
 def test_names_restrict_a_page_to_themselves() -> None:
-    assert parse_openmetrics(PAGE, ("plain", "jobs_total")) == {"plain": 1.5, "jobs_total": 1027}
+    assert parse_openmetrics(PAGE, ("plain", "jobs_total")) == ({"plain": 1.5, "jobs_total": 1027}, "")
 
 
 def test_no_more_than_sixty_four_are_taken() -> None:
     text = "".join(f"metric_{number} 1\n" for number in range(100))
-    assert len(parse_openmetrics(text)) == 64
-    assert len(parse_lines(text)) == 64
+    assert len(parse_openmetrics(text)[0]) == 64
+    assert len(parse_lines(text)[0]) == 64
+
+
+async def test_a_label_that_the_controller_would_refuse_is_left_out_and_told_once(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    latest = Latest(lambda: 0.0)
+    latest.tick(MachineReading(0))
+    runs = tmp_path / "runs"
+    (tmp_path / "lines").write_text('queue{name="größe"} 3\nplain 1\n')
+    settings = Settings(
+        application_command=("/bin/sh", "-c", f"echo run >> {runs}; cat {tmp_path}/lines"),
+        application_command_interval_seconds=0.01,
+        state_dir=tmp_path,
+    )
+    task = asyncio.ensure_future(ApplicationMetrics(settings, latest).run())
+    await until(lambda: runs.exists() and len(runs.read_text().split()) > 3)
+    reading = latest.reading()
+    assert reading is not None
+    assert reading.application == {"plain": 1}
+    task.cancel()
+    (record,) = caplog.records
+    assert "gr\\xf6" in record.values["reason"]  # type: ignore[attr-defined]
 
 
 def test_both_sources_together_give_no_more_than_sixty_four() -> None:
@@ -68,7 +90,7 @@ def test_both_sources_together_give_no_more_than_sixty_four() -> None:
 
 def test_lines_of_name_and_value_are_metrics_and_others_are_not() -> None:
     text = 'queue 3\n\n  spaced   4.5 \nlabelled{b="2",a="x y"} 1\nno value\nnan NaN\n1bad 3\nneg -2e3\n'
-    assert parse_lines(text) == {"queue": 3, "spaced": 4.5, 'labelled{a="x y",b="2"}': 1, "neg": -2000}
+    assert parse_lines(text)[0] == {"queue": 3, "spaced": 4.5, 'labelled{a="x y",b="2"}': 1, "neg": -2000}
 
 
 def application(latest: Latest) -> dict[str, float]:

@@ -83,7 +83,9 @@ class Sample(_message.Message):
     """Threads that run or wait for a CPU at this moment, the agent's own left out, over the number of CPUs."""
     @_builtins.property
     def application(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """The application's own metrics by OpenMetrics name. More than 64 end the session with INVALID_ARGUMENT."""
+        """The application's own metrics by OpenMetrics name. More than 64 end the session with INVALID_ARGUMENT; one whose
+        name is not 1 to 200 printable ASCII characters, or whose value is not finite, is left out.
+        """
 
     def __init__(
         self,
