@@ -21,7 +21,7 @@ from monitor_agent.https import has_https, needs_https
 from monitor_agent.identity import Imds, read_boot_id
 from monitor_agent.latest import Latest
 from monitor_agent.lease_files import CLOCK_FILE_NAME, WallClock
-from monitor_agent.local_http import LocalHttp
+from monitor_agent.local_http import LocalHttp, is_bearer
 from monitor_agent.local_routes import LocalRoutes
 from monitor_agent.locate import Locator
 from monitor_agent.log import EventLog
@@ -225,8 +225,12 @@ class Agent:
             self._interval_seconds = seconds
             self._sampler.interval_changed()
 
-    def _may_command(self, peer: str) -> bool:
-        return may_command(peer, self.session.controller_ips, self.settings.command_peers)
+    def _may_command(self, peer: str, authorization: str) -> bool:
+        token = self._token
+        if token is not None and is_bearer(authorization, token):
+            return True
+        peers = self.session.controller_ips, self.settings.command_peers
+        return may_command(peer, *peers, is_local_free=token is None)
 
     def _beat(self) -> None:
         self._notifier.watchdog()

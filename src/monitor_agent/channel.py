@@ -68,17 +68,20 @@ def bind(server: grpc.aio.Server, listen: Address) -> int:
         raise OSError(f"can't listen on {listen} for gRPC: is another agent running?") from error
 
 
-def may_command(peer: str, controllers: Iterable[str], networks: Iterable[str]) -> bool:
-    """Whether a peer (`ipv4:10.0.0.4:51234`) may change something: the controller, this machine, a named network."""
+def may_command(peer: str, controllers: Iterable[str], networks: Iterable[str], is_local_free: bool) -> bool:
+    """Whether a peer (`ipv4:10.0.0.4:51234`) may change something: the controller, and a named network.
+
+    This machine is every user and program on it: only where `is_local_free`.
+    """
     kind, _, rest = peer.partition(":")
     if kind == "unix":
-        return True
+        return is_local_free
     try:
         ip = ipaddress.ip_address(rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]"))
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
-    if ip.is_loopback or str(ip) in set(controllers):
+    if (ip.is_loopback and is_local_free) or str(ip) in set(controllers):
         return True
     return any(ip in ipaddress.ip_network(network) for network in networks)

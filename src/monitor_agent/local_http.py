@@ -64,7 +64,8 @@ class LocalHttp:
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         self._routes, self._token, self._request_seconds = routes, token, request_seconds
-        self._connections = 0
+        # In the order of their arrival; True while the request has not come.
+        self._connections: dict[asyncio.StreamWriter, bool] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self, listen: Address) -> int:
@@ -80,10 +81,11 @@ class LocalHttp:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from asyncio's own task: it may not raise."""
-        self._connections += 1
+        self._make_room()
+        self._connections[writer] = True
         try:
             async with asyncio.timeout(self._request_seconds + ANSWER_SECONDS):
-                reply = await self._reply(reader)
+                reply = await self._reply(reader, writer)
                 writer.write(_encode(reply))
                 await writer.drain()
                 writer.write_eof()
@@ -97,17 +99,28 @@ class LocalHttp:
         except Exception as error:
             log.error("http_request_failed", exc_info=error)
         finally:
-            self._connections -= 1
+            self._connections.pop(writer, None)
             writer.transport.abort()
 
-    async def _reply(self, reader: asyncio.StreamReader) -> Reply:
-        if self._connections > MAX_CONNECTIONS:
+    def _make_room(self) -> None:
+        """Let the one go that has waited longest without a request: whoever opens many must not keep the others out."""
+        if len(self._connections) < MAX_CONNECTIONS:
+            return
+        for writer, waits in self._connections.items():
+            if waits:
+                del self._connections[writer]
+                writer.transport.abort()
+                return
+
+    async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
+        if len(self._connections) > MAX_CONNECTIONS:
             return failure(
                 HTTPStatus.SERVICE_UNAVAILABLE, "connection", f"more than {MAX_CONNECTIONS} at once"
             )
         try:
             async with asyncio.timeout(self._request_seconds):
                 request = await _read_request(reader)
+            self._connections[writer] = False
             return await self._route(request).handler(request.body)
         except TimeoutError:
             return failure(
@@ -129,15 +142,20 @@ class LocalHttp:
             reply = failure(HTTPStatus.METHOD_NOT_ALLOWED, request.path, what, f"use {allowed}")
             raise _ReplyError(Reply(reply.status, reply.body, headers={"Allow": allowed}))
         token = self._token()
-        if route.changes and token is not None:
-            import hmac  # with OpenSSL: only where there is a token
-
-            sent = request.headers.get("authorization", "").encode("latin-1", "replace")
-            if not hmac.compare_digest(sent, f"Bearer {token}".encode()):
-                mend = "send Authorization: Bearer and the token of http_token_file"
-                reply = failure(HTTPStatus.UNAUTHORIZED, "Authorization", "missing or wrong", mend)
-                raise _ReplyError(Reply(reply.status, reply.body, headers={"WWW-Authenticate": "Bearer"}))
+        sent = request.headers.get("authorization", "")
+        if route.changes and token is not None and not is_bearer(sent, token):
+            mend = "send Authorization: Bearer and the token of http_token_file"
+            reply = failure(HTTPStatus.UNAUTHORIZED, "Authorization", "missing or wrong", mend)
+            raise _ReplyError(Reply(reply.status, reply.body, headers={"WWW-Authenticate": "Bearer"}))
         return route
+
+
+def is_bearer(authorization: str, token: str) -> bool:
+    """Whether the text of an Authorization header holds the token."""
+    import hmac  # with OpenSSL: only where there is a token
+
+    sent = authorization.encode("latin-1", "replace")
+    return hmac.compare_digest(sent, f"Bearer {token}".encode())
 
 
 def document(status: HTTPStatus, content: Mapping[str, object]) -> Reply:

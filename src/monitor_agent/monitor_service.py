@@ -22,14 +22,14 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
-    """`may_command` says whether a peer may change something; everyone may ask."""
+    """`may_command` says whether a peer with this `authorization` may change something; everyone may ask."""
 
     def __init__(
         self,
         latest: Latest,
         drain: Drain,
         instance_id: Callable[[], str],
-        may_command: Callable[[str], bool],
+        may_command: Callable[[str, str], bool],
     ) -> None:
         self._latest, self._drain = latest, drain
         self._instance_id, self._may_command = instance_id, may_command
@@ -73,9 +73,12 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         )
 
     async def _check_peer(self, context: Context) -> None:
-        peer = context.peer()
-        if not self._may_command(peer):
-            what = f"{peer} is neither the controller nor this machine; add its network to command_peers"
+        peer, metadata = context.peer(), dict(context.invocation_metadata() or ())
+        if not self._may_command(peer, str(metadata.get("authorization", ""))):
+            what = (
+                f"{peer} is not the controller; send the token of http_token_file as metadata, "
+                "`authorization: Bearer TOKEN`, or add its network to command_peers"
+            )
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, what)
 
 

@@ -372,8 +372,9 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "command_peers": Setting(
         _networks,
-        "Networks that may call SetMetric and Drain besides the controller's own address and this machine. "
-        "Everyone may call Ping and GetMetrics.",
+        "Networks that may call SetMetric and Drain besides the controller's own address. Others, programs of this "
+        "machine too, send the token of http_token_file as metadata, `authorization: Bearer TOKEN`; without such a "
+        "file this machine needs none. Everyone may call Ping and GetMetrics.",
     ),
     "http_listen": Setting(
         _listen,

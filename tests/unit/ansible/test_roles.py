@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from controller_asg.config import Settings
 from monitor_agent.settings import SETTINGS
@@ -42,6 +43,26 @@ def test_every_option_has_a_type_and_a_description(role: str) -> None:
 @pytest.mark.parametrize("role", NAMES)
 def test_variables_begin_with_the_roles_name(role: str) -> None:
     assert all(name.startswith(f"{role}_") for name in options_of(role))
+
+
+@pytest.mark.parametrize(
+    ("tag", "says"),
+    [
+        ({}, ""),
+        ({"key": "role", "value": "controller", "port": 7402}, ""),
+        ({"key": "role", "value": "controller"}, "parameters are required together: key, value, port"),
+        ({"key": "role", "value": "controller", "port": "often"}, "unable to convert to int"),
+    ],
+)
+def test_a_controller_tag_that_lacks_something_is_refused_by_name(tag: dict[str, object], says: str) -> None:
+    spec = load(ROLES / "monitor_agent/meta/argument_specs.yml")["argument_specs"]["configure"]["options"]
+    errors = ArgumentSpecValidator(spec).validate({"monitor_agent_controller_tag": tag}).error_messages
+    assert [says in error and "controller_tag" in error for error in errors] == ([True] if says else [])
+
+
+def test_what_is_written_for_new_instances_takes_the_options_that_configure_takes() -> None:
+    specs = load(ROLES / "monitor_agent/meta/argument_specs.yml")["argument_specs"]
+    assert specs["configure"]["options"].items() <= specs["user_data"]["options"].items()
 
 
 def test_the_controllers_defaults_are_the_daemons_own() -> None:

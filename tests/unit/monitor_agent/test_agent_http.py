@@ -1,14 +1,16 @@
 """The local HTTP routes, over real connections."""
 
 import asyncio
+import contextlib
 import json
+from http import HTTPStatus
 
 import grpc
 import pytest
 from agent_world import INSTANCE_ID, Ask, FakeController, FakeProc, RunAgent, until
 
 from asg.register.v1 import register_pb2
-from monitor_agent.local_http import MAX_CONNECTIONS, LocalHttp
+from monitor_agent.local_http import MAX_CONNECTIONS, LocalHttp, Reply, Route
 from monitor_agent.session import SessionState
 from monitor_agent.settings import Address
 
@@ -137,16 +139,39 @@ async def test_what_is_not_served_gets_its_status(
     assert ("allow" in headers) == (status == 405)
 
 
-async def test_connections_are_bounded(controller: FakeController, run_agent: RunAgent, ask: Ask) -> None:
+async def test_one_connection_too_many_ends_the_one_that_waited_longest(
+    controller: FakeController, run_agent: RunAgent, ask: Ask
+) -> None:
     async with run_agent(controller.port) as agent:
         idle = [await asyncio.open_connection("127.0.0.1", agent.http_port) for _ in range(MAX_CONNECTIONS)]
-        status, _, _ = await ask(agent.http_port, "GET /metrics")
-        assert status == 503
+        assert (await ask(agent.http_port, "GET /metrics"))[0] == 200
+        first, last = idle[0], idle[-1]
+        with contextlib.suppress(ConnectionError):
+            assert await first[0].read() == b""
+        last[1].write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert (await last[0].read()).startswith(b"HTTP/1.1 200")
         for _, writer in idle:
             writer.close()
-        async with asyncio.timeout(20):
-            while (await ask(agent.http_port, "GET /metrics"))[0] != 200:
-                pass
+
+
+async def test_more_requests_than_can_be_answered_at_once_are_refused(ask: Ask) -> None:
+    go = asyncio.Event()
+    running = 0
+
+    async def wait(body: bytes) -> Reply:
+        nonlocal running
+        running += 1
+        await go.wait()
+        return Reply(HTTPStatus.OK, b"")
+
+    http = LocalHttp({"/wait": {"GET": Route(wait, changes=False)}}, lambda: None)
+    port = await http.start(Address("127.0.0.1", 0))
+    waiting = [asyncio.ensure_future(ask(port, "GET /wait")) for _ in range(MAX_CONNECTIONS)]
+    await until(lambda: running == MAX_CONNECTIONS)
+    assert (await ask(port, "GET /wait"))[0] == 503
+    go.set()
+    assert {status for status, _, _ in await asyncio.gather(*waiting)} == {200}
+    await http.stop()
 
 
 async def test_a_client_that_sends_no_whole_request_is_let_go(ask: Ask) -> None:

@@ -12,6 +12,8 @@ from asg.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from monitor_agent import __version__
 from monitor_agent.session import SessionState
 
+TOKEN = "0123456789abcdef"
+
 
 def connect(port: int) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -72,6 +74,35 @@ async def test_drain_says_whether_there_is_a_command(controller: FakeController,
         await until(lambda: agent.drain.report is not None and agent.drain.report.finished)
         with pytest.raises(grpc.aio.AioRpcError, match="timeout_seconds 0"):
             await stub.Drain(monitor_pb2.DrainRequest(), timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("token", "sent", "may"),
+    [(None, "", True), (TOKEN, "", False), (TOKEN, "Bearer wrong", False), (TOKEN, f"Bearer {TOKEN}", True)],
+)
+async def test_a_program_of_this_machine_commands_with_the_token_where_there_is_one(
+    run_agent: RunAgent, token: str | None, sent: str, may: bool
+) -> None:
+    # Its controller is looked up in vain, so that loopback is this machine and nobody else.
+    nowhere = {"controller_address": None, "controller_srv_name": "_asg._tcp.invalid"}
+    async with run_agent(0, token=token, **nowhere) as agent, connect(agent.monitor_port) as channel:
+        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
+        metadata = (("authorization", sent),)
+        request = monitor_pb2.DrainRequest(timeout_seconds=60)
+        calls = (
+            stub.SetMetric(monitor_pb2.SetMetricRequest(cpu_percent=77), timeout=10, metadata=metadata),
+            stub.Drain(request, timeout=10, metadata=metadata),
+        )
+        for call in calls:
+            if may:
+                await call
+                continue
+            with pytest.raises(grpc.aio.AioRpcError, match="is not the controller; send the token") as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert agent.drain.ordered is may
+        assert (agent.latest.override.cpu_percent == 77) is may
+        await stub.Ping(monitor_pb2.PingRequest(), timeout=10)
 
 
 async def test_a_message_above_the_limit_is_refused(controller: FakeController, run_agent: RunAgent) -> None:
