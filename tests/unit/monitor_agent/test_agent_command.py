@@ -115,10 +115,16 @@ async def test_a_program_whose_end_nobody_can_wait_for_is_an_error_in_words_and_
 
 @only_311
 @pytest.mark.usefixtures("default_watcher")
-async def test_what_was_killed_and_does_not_die_is_given_up() -> None:
+async def test_what_was_killed_and_does_not_die_is_given_up(tmp_path: Path) -> None:
     watcher = Watcher()
     asyncio.set_child_watcher(watcher)
-    outcome = await run("echo waiting; exec sleep 1000", 0.5, killed_seconds=0.01)
+    said = tmp_path / "said"
+    outcome = await run(
+        f"echo waiting; touch {said}; exec sleep 1000",
+        0.01,
+        more_seconds=lambda: 0.0 if said.exists() else 0.01,
+        killed_seconds=0.01,
+    )
     assert outcome == Outcome(None, b"waiting\n\nkilled, but it does not die\n")
     watcher.let_die()
     await asyncio.sleep(0)
