@@ -147,6 +147,39 @@ async def test_a_reload_of_a_command_starts_the_new_one(
         assert value(agent, "one") is None
 
 
+async def test_a_drain_waits_for_the_sources_that_a_reload_put_in_place(
+    controller: FakeController, run_agent: RunAgent, tmp_path: Path
+) -> None:
+    def busy(name: str) -> str:
+        wait = f"until [ -e {tmp_path}/{name} ]; do sleep 0.02; done"
+        return f"touch {tmp_path}/asked-{name}; {wait}; echo {name}"
+
+    def asked(name: str) -> bool:
+        return (tmp_path / f"asked-{name}").exists()
+
+    more = ("busy_command_interval_seconds = 3600", "busy_command_timeout_seconds = 3600")
+    file = config(
+        tmp_path / "agent.toml", controller.port, f'busy_command = ["/bin/sh", "-c", "{busy("new")}"]', *more
+    )
+    async with run_agent(
+        controller.port,
+        config_path=file,
+        busy_command=("/bin/sh", "-c", busy("old")),
+        busy_command_timeout_seconds=3600,
+    ) as agent:
+        await until(lambda: asked("old"))
+        looking = asyncio.ensure_future(agent._look_again())
+        await asyncio.sleep(0)
+        agent.reload.set()
+        await until(lambda: asked("new"))
+        (tmp_path / "old").touch()
+        done, _ = await asyncio.wait((looking,), timeout=0.3)
+        assert not done
+        (tmp_path / "new").touch()
+        await looking
+        assert [lease.reason for lease in agent.busy.held()] == ["new"]
+
+
 async def test_a_port_that_is_taken_is_an_error_that_names_it(
     controller: FakeController, run_agent: RunAgent
 ) -> None:
