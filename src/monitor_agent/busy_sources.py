@@ -62,7 +62,7 @@ class BusySources:
 
     async def run(self) -> None:
         self._busy.expect(self._sources)
-        late = asyncio.get_running_loop().call_later(self._first_answer_seconds, self._busy.wait_no_longer)
+        late = asyncio.get_running_loop().call_later(self._first_answer_seconds, self._wait_no_longer)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for source in self._sources:
@@ -98,6 +98,10 @@ class BusySources:
             else:
                 if not self._is_over:
                     self._busy.set(source, leases, fault)
+
+    def _wait_no_longer(self) -> None:
+        if not self._is_over:
+            self._busy.wait_no_longer()
 
     def _failed(self, source: str, fault: str) -> None:
         if not self._is_over:

@@ -13,9 +13,7 @@ from pathlib import Path
 from monitor_agent.log import EventLog
 
 GRACE_SECONDS = 0.5  # for the last output of a program that has ended
-KILLED_SECONDS = (
-    5.0  # for the end of one that was killed; the kernel may hold it longer, in a read from a dead disk
-)
+KILLED_SECONDS = 5.0  # for the end of one that was killed; a dead disk may hold it longer
 # A program's, in place of the agent's own: out of memory, the machine loses the command and not the agent.
 OOM_SCORE_ADJUST = "0"
 
