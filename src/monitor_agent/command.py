@@ -47,8 +47,8 @@ async def run_command(
     cancellation. With `merge_errors` its standard error is part of the output, without it goes where the agent's goes.
     """
     tail = _Tail(keep_bytes)
-    try:
-        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+    starting = asyncio.ensure_future(
+        asyncio.get_running_loop().subprocess_exec(
             lambda: tail,
             *command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -58,10 +58,17 @@ async def run_command(
             env=None if environment is None else os.environ | environment,
             start_new_session=True,
         )
-    except BaseException as error:
+    )
+    try:
+        transport, _ = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # A start that is cancelled itself waits for whoever else holds the pipe, the program's children too.
+        starting.add_done_callback(_end)
+        raise
+    except (OSError, RuntimeError) as error:
         # asyncio starts the program first, and then what waits for its end: a thread, or a descriptor.
         tail.is_unwatched = True
-        if not isinstance(error, RuntimeError):
+        if isinstance(error, OSError):
             raise
         raise OSError(errno.EAGAIN, f"its end can't be waited for: {error}") from error
     try:
@@ -105,6 +112,13 @@ def watch_without_threads() -> None:
     watcher = asyncio.PidfdChildWatcher()
     watcher.attach_loop(asyncio.get_running_loop())
     asyncio.set_child_watcher(watcher)
+
+
+def _end(started: "asyncio.Future[tuple[asyncio.SubprocessTransport, _Tail]]") -> None:
+    if not started.cancelled() and started.exception() is None:
+        transport, _ = started.result()
+        _kill(transport)
+        transport.close()
 
 
 def _kill(transport: asyncio.BaseTransport) -> None:

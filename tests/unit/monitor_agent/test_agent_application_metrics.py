@@ -74,6 +74,7 @@ async def test_a_label_that_the_controller_would_refuse_is_left_out_and_told_onc
     assert reading is not None
     assert reading.application == {"plain": 1}
     task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     (record,) = caplog.records
     assert "gr\\xf6" in record.values["reason"]  # type: ignore[attr-defined]
 

@@ -1,6 +1,7 @@
 """How a command is started, watched and given up: what the machine refuses must cost neither the agent nor a slot."""
 
 import asyncio
+import contextlib
 import gc
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_world import until
+from agent_world import DEADLINE_SECONDS, until
 
 from monitor_agent.command import Outcome, run_command, watch_without_threads
 
@@ -60,6 +61,15 @@ def default_watcher() -> Iterator[None]:
 only_311 = pytest.mark.skipif(sys.version_info >= (3, 12), reason="child watchers are deprecated")
 
 
+def runs_with(text: str) -> bool:
+    """Whether a program runs whose command line holds this."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if text.encode() in path.read_bytes():
+                return True
+    return False
+
+
 async def run(script: str, seconds: float = 60.0, **options: Any) -> Outcome:
     return await run_command(
         ("/bin/sh", "-c", script),
@@ -101,13 +111,7 @@ async def test_a_program_whose_end_nobody_can_wait_for_is_an_error_in_words_and_
     assert said == "[Errno 11] its end can't be waited for: can't start new thread"
     for _ in range(100):
         await asyncio.sleep(0)  # asyncio goes on with what it began
-
-    def is_dead() -> bool:
-        """Also when it was killed before it wrote its number."""
-        running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-        return not any(str(tmp_path).encode() in line for line in running)
-
-    await until(is_dead)
+    await until(lambda: not runs_with(str(tmp_path)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # nobody waits for it, so Python has to
         gc.collect()
@@ -142,6 +146,19 @@ async def test_no_thread_waits_for_a_program() -> None:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert (await run("exit 3")).exit_code == 3
+
+
+async def test_a_command_that_is_cancelled_while_it_starts_ends_with_its_children(tmp_path: Path) -> None:
+    for turns in range(20):
+        running = asyncio.ensure_future(run(f"(cd {tmp_path}; sleep 1000; true) & wait"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        done, _ = await asyncio.wait((running,), timeout=DEADLINE_SECONDS)
+        assert done
+    for _ in range(100):
+        await asyncio.sleep(0)  # asyncio goes on with what it began
+    await until(lambda: not runs_with(str(tmp_path)))
 
 
 async def test_a_command_runs_on_while_it_is_given_more_time() -> None:
