@@ -12,6 +12,7 @@ from agent_world import INSTANCE_ID, FakeController, RunAgent, Session, until
 from asg.register.v1 import register_pb2
 from monitor_agent.agent import Agent
 from monitor_agent.hooks import AT_ONCE, MAX_UNFINISHED, Hooks
+from monitor_agent.session import SessionState
 
 OWNER = 4242  # whom the test's files belong to in place of root, so that it needs no privilege of its own
 
@@ -240,9 +241,11 @@ async def test_an_end_that_came_without_a_session_is_told_by_the_next_one(
     async with run_agent(controller.port, hooks_directory=tmp_path / "hooks.d") as agent:
         session = await controller.next_session()
         await session.next("hello")
+        assert isinstance(agent, Agent)
+        await until(lambda: agent.session.state is SessionState.UP)
         port = controller.port
         await controller.stop()
-        assert isinstance(agent, Agent)
+        await until(lambda: agent.session.state is not SessionState.UP)
         agent.hooks.request(order(), "web", INSTANCE_ID)
         await until(lambda: (told := agent.hooks.unsent()) is not None and told.finished)
         await controller.start(port)
