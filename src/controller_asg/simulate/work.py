@@ -122,7 +122,10 @@ class Work:
             case Resume():
                 machine.takes_jobs, machine.drain = True, None
             case RunHook() if order.token in machine.hooks:
-                machine.hooks[order.token].told = None
+                run = machine.hooks[order.token]
+                run.told = None
+                if run.exit_code is None:  # it goes on until it is killed, and has its time anew
+                    run.ends_at = max(run.ends_at, now + order.timeout_seconds)
             case RunHook():
                 machine.began.add(order.token)
                 machine.hooks[order.token] = self._hook(order)
