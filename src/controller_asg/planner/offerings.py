@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from controller_asg.model.decision import Step
 from controller_asg.model.group import LaunchParameters
+from controller_asg.model.hold import Process
 from controller_asg.model.offering import Market, Offering, Prices
 from controller_asg.planner import backoff, costs, maintenance, termination, victims
 from controller_asg.planner.draft import Draft
@@ -84,7 +85,10 @@ def choose(draft: Draft, members: Sequence[Member], count: int, named: Sequence[
 def zone_of_return(draft: Draft, members: Sequence[Member]) -> str | None:
     """The zone in which a Spot instance is to be launched for an On-Demand one to go; None: not now."""
     seconds, last_at = draft.group.spot_return_seconds, draft.record.spot_returned_at
-    if not stands_in(draft, members):
+    # Without Terminate it would only grow.
+    if draft.record.suspension(Process.LAUNCH, Process.TERMINATE) is not None or not stands_in(
+        draft, members
+    ):
         return None
     if last_at is not None and draft.now < last_at + timedelta(seconds=seconds):
         return None

@@ -10,6 +10,7 @@ import pytest
 from controller_asg.model.activity import Activity, ActivityKind, ActivityStatus, LaunchRequest
 from controller_asg.model.errors import CapacityError, CloudError, QuotaError, ThrottledError
 from controller_asg.model.group import group_from_dict, launch_version
+from controller_asg.model.hold import Hold, Process
 from controller_asg.model.instance import LifecycleState
 from controller_asg.model.offering import Market, Offering, Prices
 from controller_asg.model.record import GroupRecord
@@ -171,6 +172,13 @@ def test_spot_is_returned_to_one_at_a_time_launching_before_terminating() -> Non
     assert asked(pass_of(later, *left)) == {Offering(A, "t3.small", SPOT): 1}
     off = of(2, {"spot": True}, **{**keys, "spot_return_seconds": 0})
     assert not pass_of(off, *stand_ins).launches
+
+
+@pytest.mark.parametrize("process", [Process.LAUNCH, Process.TERMINATE])
+def test_spot_is_not_returned_to_while_that_is_suspended(process: Process) -> None:
+    made = of(2, {"spot": True}, min_size=1, max_size=3, spot_return_seconds=60.0)
+    held = replace(made, suspended=((process, Hold("anna", "they look", NOW)),))
+    assert not pass_of(held, *(serving(n, zone=A, market=OD) for n in (1, 2))).launches
 
 
 def test_shrinking_keeps_the_base() -> None:
