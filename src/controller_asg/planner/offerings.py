@@ -114,8 +114,10 @@ def stands_in(draft: Draft, members: Sequence[Member]) -> bool:
 
 def return_under_way(draft: Draft, members: Sequence[Member], surplus: int, launching: int) -> bool:
     """The surplus is the one Spot instance that was launched for this, and it is not ready yet."""
+    if surplus != 1 or not draft.group.spot_return_seconds:
+        return False
     booting = sum(not maintenance.is_ready(draft, m.instance) for m in members)
-    return surplus == 1 == booting + launching and stands_in(draft, members)
+    return booting + launching == 1 and stands_in(draft, members)
 
 
 def explain(draft: Draft, need: int, launched: int) -> None:

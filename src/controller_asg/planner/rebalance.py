@@ -43,5 +43,7 @@ def emptiest(draft: Draft, members: Sequence[Member]) -> tuple[str, str] | None:
 
 def under_way(draft: Draft, members: Sequence[Member], surplus: int, launching: int) -> bool:
     """The surplus is the one instance that was launched for this, and it is not ready yet."""
+    if surplus != 1 or not draft.group.rebalance_zones:
+        return False
     booting = sum(not maintenance.is_ready(draft, m.instance) for m in members)
-    return surplus == 1 == booting + launching and emptiest(draft, members) is not None
+    return booting + launching == 1 and emptiest(draft, members) is not None

@@ -278,11 +278,10 @@ def close_gap(draft: Draft, wanted_victims: tuple[str, ...], why: str) -> None:
         draft, _in_zone(draft, zone), "Spot has capacity again (spot_return_seconds)"
     ):
         draft.record = replace(draft.record, spot_returned_at=draft.now)
-    ready = sum(maintenance.is_ready(draft, member.instance) for member in serving)
-    if ready + len(waiting) >= desired and need <= 0:
-        # Their replacements are ready, so they may go.
-        for member in unhealthy:
-            _end_unhealthy(draft, member)
+    if unhealthy and need <= 0:
+        ready = sum(maintenance.is_ready(draft, member.instance) for member in serving)
+        for member in unhealthy if ready + len(waiting) >= desired else ():
+            _end_unhealthy(draft, member)  # their replacements are ready, so they may go
 
 
 def _in_turn(draft: Draft, unhealthy: list[Member]) -> tuple[list[Member], list[Member]]:

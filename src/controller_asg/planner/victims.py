@@ -45,8 +45,12 @@ def _among(
             return False, (-instance.launched_at.timestamp(), instance.instance_id)
         return True, turn(member)
 
+    served, new = list[Member](), list[Member]()
+    for member in free.values():
+        # Asked before the property, for there are thousands.
+        (new if member.instance.in_service_at is None and member.instance.is_new else served).append(member)
     in_turn = defaultdict[str, list[Member]](list)  # by zone; whose turn comes first stands last
-    for member in sorted(free.values(), key=place, reverse=True):
+    for member in (*sorted(served, key=turn, reverse=True), *sorted(new, key=place, reverse=True)):
         in_turn[member.instance.zone].append(member)
     while in_turn and len(chosen) < count:
         zone = min(in_turn, key=lambda zone: (-crowd[zone], place(in_turn[zone][-1])))
