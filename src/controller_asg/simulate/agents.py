@@ -175,12 +175,13 @@ class SimulatedAgents:
         if member.private_ip != machine.private_ip:
             agent.session = None
             return
-        away = sequence % FLAPS_EVERY >= FLAPS_EVERY // 2
-        if behaviour.flaps and agent.session is not None and (away or sequence % 2):
-            agent.session.close()
-            agent.session = None
-        if behaviour.flaps and away:
-            return  # only pings are answered
+        if behaviour.flaps:
+            away = sequence % FLAPS_EVERY >= FLAPS_EVERY // 2
+            if agent.session is not None and (away or sequence % 2):
+                agent.session.close()
+                agent.session = None
+            if away:
+                return  # only pings are answered
         if (
             agent.session is None
             or agent.fleet is not fleet
