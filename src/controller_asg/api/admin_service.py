@@ -534,7 +534,7 @@ def _time(request: Any, name: Literal["since", "until"]) -> datetime | None:
     try:
         found: datetime = getattr(request, name).ToDatetime(UTC)
     except (ValueError, OverflowError) as error:
-        raise SpecError((Fault(name, "is no time", "send one of the years 1970 to 8999"),)) from error
+        raise SpecError((Fault(name, "is no time", orders.YEARS_MEND),)) from error
     return orders.in_range(found, name)
 
 

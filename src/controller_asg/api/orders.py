@@ -13,6 +13,7 @@ from controller_asg.model.text import unprintable
 # EC2 Auto Scaling API Reference: AttachInstances, DetachInstances, EnterStandby; SetInstanceProtection takes more.
 INSTANCES_LIMIT = 20
 LONGEST_SECONDS = 366 * 86_400.0
+YEARS_MEND = f"write one of the years {FIRST_YEAR} to {LAST_YEAR}"
 REASON_LIMIT_CHARACTERS = ACTOR_LIMIT_CHARACTERS = 200
 
 _INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
@@ -79,8 +80,7 @@ def time(text: str, where: str) -> datetime:
 def in_range(at: datetime, where: str) -> datetime:
     """Far enough from the ends of the calendar to reckon with."""
     if not FIRST_YEAR <= at.year <= LAST_YEAR:
-        mend = f"write one of the years {FIRST_YEAR} to {LAST_YEAR}"
-        raise SpecError((Fault(where, f"{at.isoformat()} is out of range", mend),))
+        raise SpecError((Fault(where, f"{at.isoformat()} is out of range", YEARS_MEND),))
     return at
 
 

@@ -51,6 +51,7 @@ class Agent:
         "last_silence",
         "leases",
         "leases_known_at",
+        "leases_told_in",
         "member",
         "metrics",
         "monitor_port",
@@ -58,7 +59,6 @@ class Agent:
         "registered",
         "session",
         "silent",
-        "tells_leases",
         "unregister_requested",
     )
 
@@ -81,8 +81,8 @@ class Agent:
         self.draining = False
         self.hooks: dict[str, CommandEnd | None] = {}
         self.leases: tuple[Lease, ...] | None = None
-        self.tells_leases = False  # in its session, since that began
-        self.leases_known_at = 0.0  # when it was last heard in a session that tells them
+        self.leases_told_in: AgentSession | None = None
+        self.leases_known_at = 0.0  # when it was last heard in that session
         self.readings: deque[Sample] = deque()  # newest last
         self.metrics: Mapping[str, float] = {}
 
@@ -91,7 +91,7 @@ class Agent:
         if self.silent and self.heard_at is not None:
             self.last_silence = (self.heard_at, now)
         self.heard_at = now
-        if self.tells_leases:
+        if self.session is not None and self.session is self.leases_told_in:
             self.leases_known_at = now
         if self.ask_at is None:
             return False
@@ -153,7 +153,8 @@ class Agent:
         heard_at, failing_since, leases = self.heard_at, self.failing_since, self.leases
         if leases:
             # Renewals that are not heard may have been made: only in a session that tells its leases do they end.
-            known_at = now if self.tells_leases and not self.silent else self.leases_known_at
+            tells = self.session is not None and self.session is self.leases_told_in and not self.silent
+            known_at = now if tells else self.leases_known_at
             leases = tuple(lease for lease in leases if lease.ends_at is None or lease.ends_at > known_at)
         return AgentView(
             self.member.instance_id,

@@ -194,7 +194,7 @@ class Fleet:
         if agent.session is not None and not requested:
             # Taken off first: that a stream ends after a goodbye is no reason to ask. One that wants to be taken out
             # of its group keeps its session, for the order to drain.
-            session, agent.session, agent.tells_leases = agent.session, None, False
+            session, agent.session = agent.session, None
             session.end(EndReason.STOPPED, "the agent stops")
         group = agent.member.group
         if requested and not agent.unregister_requested:
@@ -213,7 +213,6 @@ class Fleet:
         now = self.now()
         self._identify(agent, monitor_port, agent_version, boot_id)
         agent.forget_running_commands()
-        agent.tells_leases = False
         session = agent.session = AgentSession(self, agent, now)
         session.push(Pace(self._settings.sample_interval_seconds))
         self.heard(agent, now, None)
@@ -244,7 +243,7 @@ class Fleet:
             self._wake(agent.member.group, "drained")
 
     def leases_told(self, agent: Agent, now: float, leases: tuple[Lease, ...]) -> None:
-        agent.tells_leases = True
+        agent.leases_told_in = agent.session
         self.heard(agent, now, None)
         if leases != agent.leases:
             agent.leases = leases
@@ -259,7 +258,7 @@ class Fleet:
         """A stream is gone. Without a goodbye, and with no newer one, its agent is asked at once."""
         if agent.session is not session:
             return
-        agent.session, agent.tells_leases = None, False
+        agent.session = None
         agent.ask_at = self.now()
         self._suspicion.set()
         log.debug("agent_stream_lost", group=agent.member.group, instance_id=agent.member.instance_id)

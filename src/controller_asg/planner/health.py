@@ -31,6 +31,9 @@ IMPAIRED = StatusCheck.IMPAIRED
 DEAD_STATES = frozenset({Ec2State.STOPPING, Ec2State.STOPPED, Ec2State.SHUTTING_DOWN, Ec2State.TERMINATED})
 
 
+STOPPED_STATES = frozenset({Ec2State.STOPPING, Ec2State.STOPPED})
+
+
 class Health(StrEnum):
     HEALTHY = "Healthy"
     SUSPECT = "Suspect"
@@ -45,6 +48,10 @@ class Verdict:
     reason: str
     confirmed: bool = False
     told: bool = False
+
+
+def is_stopped(member: Member) -> bool:
+    return member.cloud is not None and member.cloud.state in STOPPED_STATES
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from controller_asg.model.agent_order import Drain, Resume
 from controller_asg.model.hold import Process
-from controller_asg.model.instance import Ec2State, Instance, Leaving, LifecycleState
+from controller_asg.model.instance import Instance, Leaving, LifecycleState
 from controller_asg.model.lifecycle_hook import Transition
 from controller_asg.planner import hooks, leases
-from controller_asg.planner.health import HEALTHY, IMPAIRED, Health, Verdict, judge
+from controller_asg.planner.health import HEALTHY, IMPAIRED, Health, Verdict, is_stopped, judge
 from controller_asg.planner.plan import TerminationPlan
 from controller_asg.planner.snapshot import Member
 
@@ -80,7 +80,7 @@ def advance(draft: Draft, waiting: list[Member]) -> None:
         instance = member.instance
         verdict = judge(member, draft.snapshot)
         if verdict.confirmed:
-            if member.cloud is None or member.cloud.state not in (Ec2State.STOPPING, Ec2State.STOPPED):
+            if not is_stopped(member):
                 draft.forget(instance.instance_id)
                 continue
         elif not _is_through(draft, member, verdict):

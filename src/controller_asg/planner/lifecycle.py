@@ -19,7 +19,7 @@ from controller_asg.model.instance import (
 from controller_asg.model.lifecycle_hook import Transition
 from controller_asg.planner import backoff, hooks, launches, leaving, membership, suspension
 from controller_asg.planner.draft import Draft
-from controller_asg.planner.health import HEALTHY, MASS_SILENCE_MINIMUM, MISSING_SECONDS, judge
+from controller_asg.planner.health import HEALTHY, MASS_SILENCE_MINIMUM, MISSING_SECONDS, is_stopped, judge
 from controller_asg.planner.plan import TerminationPlan
 from controller_asg.planner.snapshot import Bootstrapped, Member, Outcome
 
@@ -166,7 +166,7 @@ def advance(draft: Draft) -> None:
         if instance.state in _AT_HOOKS and not (verdict.confirmed or verdict.told):
             verdict = HEALTHY  # a hook may reboot the machine; its own limit ends it
         if verdict is not HEALTHY:
-            if not verdict.confirmed or _is_stopped(member):  # else it is not ill but gone
+            if not verdict.confirmed or is_stopped(member):  # else it is not ill but gone
                 verdict = suspension.judged(draft, instance.instance_id, verdict)
             draft.verdicts[instance.instance_id] = verdict
             if verdict.confirmed:
@@ -276,7 +276,7 @@ def _count_failure(draft: Draft, instance: Instance, reason: str) -> None:
 
 def _dead(draft: Draft, member: Member, reason: str) -> None:
     instance = member.instance
-    stopped = _is_stopped(member)
+    stopped = is_stopped(member)
     if stopped and instance.attached:
         membership.send_back(draft, instance, reason)
         return
@@ -295,10 +295,6 @@ def _dead(draft: Draft, member: Member, reason: str) -> None:
         draft.terminate((instance.instance_id,), reason, leaving=Leaving.UNHEALTHY, at_once=True)
     else:
         draft.forget(instance.instance_id)
-
-
-def _is_stopped(member: Member) -> bool:
-    return member.cloud is not None and member.cloud.state in (Ec2State.STOPPING, Ec2State.STOPPED)
 
 
 def _leave(draft: Draft, member: Member) -> None:
